@@ -111,7 +111,8 @@ struct wfs_req_hdr {
  * @body_len: bytes of body; 0 when @status is not
  * @data_len: bytes of data; 0 when @status is not
  * @status: 0 or an error, numbered as asm-generic/errno.h numbers them (protocol.rst lists them)
- * @reserved: 0
+ * @info: 0, but when a HELLO is refused with EPROTONOSUPPORT: the oldest version that the server speaks in
+ *	the low 32 bits, the newest in the high
  */
 struct wfs_rep_hdr {
 	__le32	magic;
@@ -122,7 +123,7 @@ struct wfs_rep_hdr {
 	__le32	body_len;
 	__le32	data_len;
 	__le32	status;
-	__le64	reserved;
+	__le64	info;
 };
 
 /**
@@ -219,9 +220,8 @@ struct wfs_entry {
  * @max_read, @max_write: most data that the client would move in one request
  * @max_inflight: slots that the client would use on this connection
  *
- * Errors: EPROTONOSUPPORT no common version (the reply's @version is then the server's newest),
- * ESTALE the session is not known (any more), EINVAL a field is out of range, ENFILE too many
- * sessions or connections.
+ * Errors: EPROTONOSUPPORT no common version (wfs_rep_hdr.info then tells the server's), the session is not known (any more), EINVAL a field is out of range, ENFILE too many sessions or
+ * connections.
  */
 struct wfs_hello_req {
 	__le32	version_min;
@@ -237,7 +237,7 @@ struct wfs_hello_req {
 
 /**
  * struct wfs_hello_rep - the agreement
- * @version: spoken from here on; with the status EPROTONOSUPPORT there is no body
+ * @version: spoken from here on
  * @export_flags: WFS_EXPORT_*
  * @features: both sides have these
  * @session: the session's id, a secret of this client's
