@@ -220,7 +220,7 @@ struct wfs_entry {
  * @max_read, @max_write: most data that the client would move in one request
  * @max_inflight: slots that the client would use on this connection
  *
- * Errors: EPROTONOSUPPORT no common version (wfs_rep_hdr.info then tells the server's), the session is not known (any more), EINVAL a field is out of range, ENFILE too many sessions or
+ * Errors: EPROTONOSUPPORT no common version (wfs_rep_hdr.info then tells the server's), ESTALE the session is not known (any more), EINVAL a field is out of range, ENFILE too many sessions or
  * connections.
  */
 struct wfs_hello_req {
@@ -331,7 +331,8 @@ struct wfs_access_rep {
 #define WFS_OPEN_WRITE		0x2
 #define WFS_OPEN_TRUNC		0x4
 #define WFS_OPEN_EXCL		0x8	/* CREATE only */
-#define WFS_OPEN__ALL		0xf
+#define WFS_OPEN_EXEC		0x10	/* OPEN only, without WRITE: who may execute it may read it, as execve(2) does */
+#define WFS_OPEN__ALL		0x1f
 
 struct wfs_create_req {
 	struct wfs_fh	dir;
