@@ -86,7 +86,7 @@ die(struct fsx *x, long bad, const char *fmt, ...)
 
 		if (l->op == TRUNCATE)
 			touches = l->len <= bad || l->size <= bad;
-		if (bad >= 0 && l->len && !touches)
+		if (bad >= 0 && !touches && i < x->n - 3)
 			continue;
 		printf("#   %ld: %s off %#lx len %#lx, size was %#lx\n", i, ops[l->op].name, l->off, l->len,
 		       l->size);
