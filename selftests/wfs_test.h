@@ -8,7 +8,7 @@
  *	WFS_EXPORT_DIR	the same directory as the server sees it; default WFS_TEST_DIR
  *	WFS_REMOUNT	shell command that unmounts and mounts again; default: drop the caches
  *	WFS_SERVER_PID	process of the server
- *	WFS_STATS	the mount's directory in debugfs, with the file "ops"
+ *	WFS_STATS	the module's directory in debugfs, with MOUNT/ops for the only mount
  *	WFS_XATTR_MAX	largest xattr value that the export takes; default 2000
  */
 #ifndef _WFS_TEST_H
@@ -17,6 +17,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <glob.h>
 #include <limits.h>
 #include <sched.h>
 #include <signal.h>
@@ -273,19 +274,26 @@ static inline int remount(const char *path)
 static inline long op_requests(const char *op)
 {
 	const char *dir = getenv("WFS_STATS");
-	char path[PATH_MAX], name[64];
+	char pattern[PATH_MAX], name[64];
 	long requests, found = -1;
+	glob_t g;
 	FILE *f;
 
 	if (!dir)
 		return -1;
-	snprintf(path, sizeof(path), "%s/ops", dir);
-	f = fopen(path, "r");
+	snprintf(pattern, sizeof(pattern), "%s/*/ops", dir);
+	if (glob(pattern, 0, NULL, &g))
+		return -1;
+	f = fopen(g.gl_pathv[g.gl_pathc - 1], "r");
+	globfree(&g);
 	if (!f)
 		return -1;
-	while (fscanf(f, "%63s %ld%*[^\n]", name, &requests) > 0)
-		if (!strcmp(name, op))
+	while (fscanf(f, "%63s", name) == 1) {
+		if (fscanf(f, "%ld", &requests) == 1 && !strcmp(name, op))
 			found = requests;
+		while (!feof(f) && fgetc(f) != '\n')
+			;
+	}
 	fclose(f);
 	return found;
 }
