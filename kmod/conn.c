@@ -1,0 +1,917 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * conn.c - one TCP connection: send, receive, recover
+ *
+ * The way of a request: wfs_conn_submit() puts it on the pending list and, when nobody else is
+ * sending, sends it in the caller's context.  wfs_conn_next() gives it a slot.  The server's reply raises
+ * sk_data_ready, which queues io_work on the connection's CPU; wfs_recv_skb() finds the request by the reply's slot
+ * and copies the data from the socket's buffers to where the request wants it.  wfs_conn_end_done()
+ * calls the request's maker.  Nobody waits on the way.
+ *
+ * All errors funnel into wfs_conn_break() and from there into recover_work, the one place that tears the
+ * socket down, decides which requests are sent again, and connects.
+ */
+#include <linux/sched/mm.h>
+#include <linux/skbuff.h>
+#include <net/sock.h>
+#include <net/tcp.h>
+
+#include "internal.h"
+#include "trace.h"
+
+#define WFS_IO_BUDGET		msecs_to_jiffies(1)	/* io_work yields its CPU after this */
+#define WFS_RETRY_MIN		msecs_to_jiffies(50)	/* delay before the second attempt to connect, then doubled */
+#define WFS_RETRY_MAX		(2 * HZ)
+#define WFS_INFLIGHT		256			/* slots to ask for */
+
+static struct workqueue_struct *wfs_io_wq;	/* bound: io_work */
+struct workqueue_struct *wfs_wq;		/* unbound: what may sleep for long */
+
+int wfs_conn_init_module(void)
+{
+	wfs_io_wq = alloc_workqueue("wfs_io", WQ_MEM_RECLAIM | WQ_HIGHPRI, 0);
+	wfs_wq = alloc_workqueue("wfs", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	if (wfs_io_wq && wfs_wq)
+		return 0;
+	wfs_conn_exit_module();
+	return -ENOMEM;
+}
+
+void wfs_conn_exit_module(void)
+{
+	if (wfs_io_wq)
+		destroy_workqueue(wfs_io_wq);
+	if (wfs_wq)
+		destroy_workqueue(wfs_wq);
+}
+
+const char *wfs_conn_state_name(enum wfs_conn_state state)
+{
+	static const char * const names[] = {
+		[WFS_CONN_NEW]		= "new",
+		[WFS_CONN_CONNECTING]	= "connecting",
+		[WFS_CONN_READY]	= "ready",
+		[WFS_CONN_BROKEN]	= "broken",
+		[WFS_CONN_WAITING]	= "waiting",
+		[WFS_CONN_CLOSED]	= "closed",
+	};
+
+	return names[state];
+}
+
+static void wfs_conn_set_state(struct wfs_conn *conn, enum wfs_conn_state state)
+{
+	lockdep_assert_held(&conn->lock);
+	if (conn->state == state)
+		return;
+	trace_wfs_conn_state(conn, conn->state, state, conn->error);
+	if (conn->state == WFS_CONN_READY)
+		atomic_dec(&conn->sess->ready);
+	if (state == WFS_CONN_READY)
+		atomic_inc(&conn->sess->ready);
+	WRITE_ONCE(conn->state, state);
+}
+
+/* The connection is of no use any more because of @error.  Any context. */
+static void wfs_conn_break(struct wfs_conn *conn, int error)
+{
+	bool ready;
+
+	spin_lock_bh(&conn->lock);
+	ready = conn->state == WFS_CONN_READY;
+	if (ready) {
+		conn->error = error;
+		wfs_conn_set_state(conn, WFS_CONN_BROKEN);
+	}
+	spin_unlock_bh(&conn->lock);
+	if (ready)
+		mod_delayed_work(wfs_wq, &conn->recover_work, 0);
+}
+
+/* ---- ends of requests ---- */
+
+/* Take @req off its slot.  The caller ends it. */
+static void wfs_conn_free_slot(struct wfs_conn *conn, struct wfs_req *req)
+{
+	lockdep_assert_held(&conn->lock);
+	if (req->state != WFS_REQ_SENT)
+		return;
+	conn->slots[req->slot].req = NULL;
+	__clear_bit(req->slot, conn->slot_map);
+	conn->inflight--;
+	conn->stats.requests++;
+}
+
+static void wfs_conn_end_list(struct wfs_conn *conn, struct list_head *ended)
+{
+	struct wfs_req *req, *next;
+
+	if (list_empty(ended))
+		return;
+	list_for_each_entry_safe(req, next, ended, link) {
+		list_del_init(&req->link);
+		wfs_req_end(req);
+	}
+	if (READ_ONCE(conn->sess->umounting))
+		wake_up_all(&conn->sess->wait);
+}
+
+/* End the requests whose sending and whose reply are both complete. */
+static void wfs_conn_end_done(struct wfs_conn *conn)
+{
+	struct wfs_req *req;
+	LIST_HEAD(ended);
+
+	spin_lock_bh(&conn->lock);
+	list_splice_init(&conn->done, &ended);
+	list_for_each_entry(req, &ended, link)
+		wfs_conn_free_slot(conn, req);
+	spin_unlock_bh(&conn->lock);
+	wfs_conn_end_list(conn, &ended);
+}
+
+/* One of the two phases of @req is over. */
+static void wfs_conn_phase(struct wfs_conn *conn, struct wfs_req *req)
+{
+	if (!atomic_dec_and_test(&req->phases))
+		return;
+	spin_lock_bh(&conn->lock);
+	list_add_tail(&req->link, &conn->done);
+	spin_unlock_bh(&conn->lock);
+}
+
+/* ---- send ---- */
+
+static bool wfs_conn_can_send(struct wfs_conn *conn)
+{
+	lockdep_assert_held(&conn->lock);
+	return !list_empty(&conn->resend) ||
+	       (!list_empty(&conn->pending) && conn->inflight < conn->nr_slots);
+}
+
+/**
+ * wfs_conn_next - the next request to send, with its slot
+ * @conn: connection, send_mutex held
+ * @more: whether another one can follow it at once
+ */
+static struct wfs_req *wfs_conn_next(struct wfs_conn *conn, bool *more)
+{
+	struct wfs_req *req;
+	unsigned int slot;
+
+	spin_lock_bh(&conn->lock);
+	req = list_first_entry_or_null(&conn->resend, struct wfs_req, link);
+	if (!req && wfs_conn_can_send(conn)) {
+		req = list_first_entry(&conn->pending, struct wfs_req, link);
+		slot = find_first_zero_bit(conn->slot_map, conn->nr_slots);
+		__set_bit(slot, conn->slot_map);
+		if (!conn->inflight++)
+			conn->progress = jiffies;
+		req->slot = slot;
+		req->seq = ++conn->slots[slot].seq;
+		wfs_req_set_state(req, WFS_REQ_SENT);
+		wfs_req_rewind(req);
+		conn->slots[slot].req = req;
+	}
+	if (req)
+		list_del_init(&req->link);
+	*more = wfs_conn_can_send(conn);
+	spin_unlock_bh(&conn->lock);
+	return req;
+}
+
+/* Give TCP what is left of @req.  Return 0, -EAGAIN when the socket is full, or the socket's error. */
+static int wfs_send_req(struct wfs_conn *conn, struct wfs_req *req, bool more)
+{
+	size_t left;
+	int ret;
+
+	while (req->head_sent < req->head_len) {
+		struct msghdr msg = { .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL };
+		struct kvec kv = {
+			.iov_base = req->head + req->head_sent,
+			.iov_len = req->head_len - req->head_sent,
+		};
+
+		if (more || iov_iter_count(&req->src_left))
+			msg.msg_flags |= MSG_MORE;
+		ret = kernel_sendmsg(conn->sock, &msg, &kv, 1, kv.iov_len);
+		if (ret <= 0)
+			return ret ?: -EPIPE;
+		req->head_sent += ret;
+		conn->stats.sent += ret;
+	}
+	while ((left = iov_iter_count(&req->src_left))) {
+		struct msghdr msg = {
+			.msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL,
+			.msg_iter = req->src_left,
+		};
+
+		if (req->splice)
+			msg.msg_flags |= MSG_SPLICE_PAGES;
+		if (more)
+			msg.msg_flags |= MSG_MORE;
+		ret = sock_sendmsg(conn->sock, &msg);
+		if (ret <= 0)
+			return ret ?: -EPIPE;
+		iov_iter_advance(&req->src_left, ret);
+		conn->stats.sent += ret;
+	}
+	return 0;
+}
+
+/* Send what can be sent.  send_mutex held. */
+static void wfs_conn_send(struct wfs_conn *conn)
+{
+	unsigned int nofs = memalloc_nofs_save();
+	bool more = false;
+	int ret = 0;
+
+	while (READ_ONCE(conn->state) == WFS_CONN_READY) {
+		struct wfs_req *req = conn->sending;
+
+		if (!req)
+			req = wfs_conn_next(conn, &more);
+		if (!req)
+			break;
+		conn->sending = req;
+		ret = wfs_send_req(conn, req, more);
+		if (ret)
+			break;
+		conn->sending = NULL;
+		wfs_conn_phase(conn, req);
+	}
+	memalloc_nofs_restore(nofs);
+	if (ret && ret != -EAGAIN)
+		wfs_conn_break(conn, ret);
+}
+
+/* Is there something that only io_work will see to? */
+static bool wfs_conn_has_work(struct wfs_conn *conn)
+{
+	bool work;
+
+	spin_lock_bh(&conn->lock);
+	work = wfs_conn_can_send(conn) || !list_empty(&conn->done);
+	spin_unlock_bh(&conn->lock);
+	return work;
+}
+
+static void wfs_conn_kick(struct wfs_conn *conn)
+{
+	queue_work_on(conn->cpu, wfs_io_wq, &conn->io_work);
+}
+
+/**
+ * wfs_conn_submit - send a request, now or as soon as it can be
+ * @conn: the connection
+ * @req: the request; the transport takes its own reference
+ *
+ * Never waits for a reply.
+ *
+ * Context: process; may be called with folios locked and on the writeback path.
+ */
+void wfs_conn_submit(struct wfs_conn *conn, struct wfs_req *req)
+{
+	struct wfs_session *sess = conn->sess;
+	enum wfs_conn_state state;
+
+	refcount_inc(&req->ref);
+	req->conn = conn;
+	req->submitted = jiffies;
+	req->start = ktime_get_ns();
+	trace_wfs_request_submit(req);
+
+	spin_lock_bh(&conn->lock);
+	state = conn->state;
+	if (state == WFS_CONN_CLOSED || (state != WFS_CONN_READY && READ_ONCE(sess->forced))) {
+		spin_unlock_bh(&conn->lock);
+		req->error = -EIO;
+		wfs_req_end(req);
+		return;
+	}
+	wfs_req_set_state(req, WFS_REQ_QUEUED);
+	list_add_tail(&req->link, &conn->pending);
+	spin_unlock_bh(&conn->lock);
+
+	if (state != WFS_CONN_READY)
+		return;
+	if (mutex_trylock(&conn->send_mutex)) {
+		wfs_conn_send(conn);
+		mutex_unlock(&conn->send_mutex);
+		/* who came while we held the mutex relied on us */
+		if (!wfs_conn_has_work(conn))
+			return;
+	}
+	wfs_conn_kick(conn);
+}
+
+/* ---- receive ---- */
+
+/* The header is complete: find the request. */
+static int wfs_recv_hdr(struct wfs_conn *conn)
+{
+	const struct wfs_rep_hdr *hdr = &conn->recv_hdr;
+	unsigned int slot = le16_to_cpu(hdr->slot);
+	struct wfs_req *req = NULL;
+	int err;
+
+	if (le32_to_cpu(hdr->magic) != WFS_MAGIC || slot >= conn->nr_slots)
+		return -EPROTO;
+	spin_lock_bh(&conn->lock);
+	req = conn->slots[slot].req;
+	spin_unlock_bh(&conn->lock);
+	if (!req || le32_to_cpu(hdr->seq) != req->seq || test_bit(WFS_REQ_REPLIED, &req->flags))
+		return -EPROTO;
+	err = wfs_check_reply(hdr, req->op, iov_iter_count(&req->dst));
+	if (err)
+		return err;
+	req->error = wfs_errno_from_wire(le32_to_cpu(hdr->status));
+	conn->recv_req = req;
+	return 0;
+}
+
+/* What comes next in the stream after a part is complete; ends the reply when nothing does. */
+static void wfs_recv_next(struct wfs_conn *conn)
+{
+	struct wfs_req *req = conn->recv_req;
+
+	conn->recv_off = 0;
+	switch (conn->recv_state) {
+	case WFS_RECV_HDR:
+		conn->recv_left = le32_to_cpu(conn->recv_hdr.body_len);
+		conn->recv_state = WFS_RECV_BODY;
+		if (conn->recv_left)
+			return;
+		fallthrough;
+	case WFS_RECV_BODY:
+		conn->recv_left = le32_to_cpu(conn->recv_hdr.data_len);
+		conn->recv_state = WFS_RECV_DATA;
+		if (conn->recv_left)
+			return;
+		fallthrough;
+	case WFS_RECV_DATA:
+		conn->recv_req = NULL;
+		conn->recv_state = WFS_RECV_HDR;
+		conn->recv_left = sizeof(conn->recv_hdr);
+		set_bit(WFS_REQ_REPLIED, &req->flags);
+		wfs_conn_phase(conn, req);
+	}
+}
+
+/* Takes @len bytes of the stream.  Runs under the socket's lock, in process context. */
+static int wfs_recv_skb(read_descriptor_t *desc, struct sk_buff *skb, unsigned int offset, size_t len)
+{
+	struct wfs_conn *conn = desc->arg.data;
+	size_t left = len;
+	int err = conn->recv_error;
+
+	while (left && !err) {
+		size_t n = min_t(size_t, left, conn->recv_left);
+
+		switch (conn->recv_state) {
+		case WFS_RECV_HDR:
+			err = skb_copy_bits(skb, offset, (void *)&conn->recv_hdr + conn->recv_off, n);
+			break;
+		case WFS_RECV_BODY:
+			err = skb_copy_bits(skb, offset, conn->recv_req->rep + conn->recv_off, n);
+			break;
+		case WFS_RECV_DATA:
+			err = skb_copy_datagram_iter(skb, offset, &conn->recv_req->dst_left, n);
+			conn->recv_req->data_len += n;
+			break;
+		}
+		offset += n;
+		left -= n;
+		conn->recv_off += n;
+		conn->recv_left -= n;
+		if (!err && !conn->recv_left && conn->recv_state == WFS_RECV_HDR)
+			err = wfs_recv_hdr(conn);
+		if (!err && !conn->recv_left)
+			wfs_recv_next(conn);
+	}
+	conn->stats.received += len - left;
+	if (err) {
+		conn->recv_error = err;
+		return err;
+	}
+	return len;
+}
+
+/* Receive what there is.  Return bytes received or a negative errno. */
+static int wfs_conn_recv(struct wfs_conn *conn)
+{
+	struct socket *sock = conn->sock;
+	read_descriptor_t desc = {
+		.arg.data = conn,
+		.count = 1,
+	};
+	int ret;
+
+	lock_sock(sock->sk);
+	ret = sock->ops->read_sock(sock->sk, &desc, wfs_recv_skb);
+	release_sock(sock->sk);
+	if (conn->recv_error)
+		return conn->recv_error;
+	if (ret > 0)
+		WRITE_ONCE(conn->progress, jiffies);
+	return ret;
+}
+
+static void wfs_io_work(struct work_struct *work)
+{
+	struct wfs_conn *conn = container_of(work, struct wfs_conn, io_work);
+	unsigned long deadline = jiffies + WFS_IO_BUDGET;
+	unsigned int nofs = memalloc_nofs_save();
+	int ret;
+
+	do {
+		if (mutex_trylock(&conn->send_mutex)) {
+			wfs_conn_send(conn);
+			mutex_unlock(&conn->send_mutex);
+		}
+		ret = wfs_conn_recv(conn);
+		wfs_conn_end_done(conn);
+		if (ret < 0) {
+			if (ret == -EPROTO)
+				pr_warn_ratelimited("wfs: %s: broken reply, connection %u is made again\n",
+						    conn->sess->opt.source, conn->index);
+			wfs_conn_break(conn, ret);
+			goto out;
+		}
+		if (!ret)
+			goto out;
+	} while (time_before_eq(jiffies, deadline));
+	wfs_conn_kick(conn);
+out:
+	memalloc_nofs_restore(nofs);
+}
+
+/* ---- the socket's callbacks: softirq ---- */
+
+static void wfs_data_ready(struct sock *sk)
+{
+	struct wfs_conn *conn;
+
+	read_lock_bh(&sk->sk_callback_lock);
+	conn = sk->sk_user_data;
+	if (conn)
+		wfs_conn_kick(conn);
+	read_unlock_bh(&sk->sk_callback_lock);
+}
+
+static void wfs_write_space(struct sock *sk)
+{
+	struct wfs_conn *conn;
+
+	read_lock_bh(&sk->sk_callback_lock);
+	conn = sk->sk_user_data;
+	if (conn && sk_stream_is_writeable(sk)) {
+		clear_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
+		wfs_conn_kick(conn);
+	}
+	read_unlock_bh(&sk->sk_callback_lock);
+}
+
+static void wfs_state_change(struct sock *sk)
+{
+	struct wfs_conn *conn;
+
+	read_lock_bh(&sk->sk_callback_lock);
+	conn = sk->sk_user_data;
+	if (conn && sk->sk_state != TCP_ESTABLISHED)
+		wfs_conn_break(conn, -sk->sk_err ?: -ECONNRESET);
+	read_unlock_bh(&sk->sk_callback_lock);
+}
+
+static void wfs_set_callbacks(struct wfs_conn *conn, struct sock *sk)
+{
+	write_lock_bh(&sk->sk_callback_lock);
+	conn->saved_data_ready = sk->sk_data_ready;
+	conn->saved_write_space = sk->sk_write_space;
+	conn->saved_state_change = sk->sk_state_change;
+	sk->sk_user_data = conn;
+	sk->sk_data_ready = wfs_data_ready;
+	sk->sk_write_space = wfs_write_space;
+	sk->sk_state_change = wfs_state_change;
+	write_unlock_bh(&sk->sk_callback_lock);
+}
+
+static void wfs_restore_callbacks(struct wfs_conn *conn, struct sock *sk)
+{
+	write_lock_bh(&sk->sk_callback_lock);
+	if (sk->sk_user_data == conn) {
+		sk->sk_user_data = NULL;
+		sk->sk_data_ready = conn->saved_data_ready;
+		sk->sk_write_space = conn->saved_write_space;
+		sk->sk_state_change = conn->saved_state_change;
+	}
+	write_unlock_bh(&sk->sk_callback_lock);
+}
+
+/* ---- recovery ---- */
+
+/* Why @req is not to be sent again: a negative errno, or 0. */
+static int wfs_conn_give_up(struct wfs_conn *conn, struct wfs_req *req, bool abort)
+{
+	struct wfs_session *sess = conn->sess;
+
+	if (abort)
+		return -EIO;
+	if (test_bit(WFS_REQ_ABANDONED, &req->flags))
+		return -EINTR;
+	if ((req->soft || READ_ONCE(sess->umounting)) &&
+	    time_after_eq(jiffies, req->submitted + wfs_timeo(sess)))
+		return -ETIMEDOUT;
+	return 0;
+}
+
+/* Move the requests on @list that are not worth sending to @ended.  @conn->lock held. */
+static void wfs_conn_expire(struct wfs_conn *conn, struct list_head *list, bool abort,
+			    struct list_head *ended)
+{
+	struct wfs_req *req, *next;
+
+	lockdep_assert_held(&conn->lock);
+	list_for_each_entry_safe(req, next, list, link) {
+		int err = wfs_conn_give_up(conn, req, abort);
+
+		if (!err)
+			continue;
+		req->error = err;
+		wfs_conn_free_slot(conn, req);
+		list_move_tail(&req->link, ended);
+	}
+}
+
+/* There is no socket: bring all requests back to where they can be sent, or end them. */
+static void wfs_conn_requeue(struct wfs_conn *conn)
+{
+	unsigned int slot;
+	LIST_HEAD(ended);
+	bool abort;
+
+	spin_lock_bh(&conn->lock);
+	abort = conn->abort || conn->state == WFS_CONN_CLOSED;
+	conn->abort = false;
+	for_each_set_bit(slot, conn->slot_map, conn->nr_slots) {
+		struct wfs_req *req = conn->slots[slot].req;
+
+		if (test_bit(WFS_REQ_REPLIED, &req->flags)) {
+			/* the server answered before it had all of it: that is its answer */
+			list_move_tail(&req->link, &conn->done);
+		} else {
+			wfs_req_rewind(req);
+			list_move_tail(&req->link, &conn->resend);
+			conn->stats.resent++;
+		}
+	}
+	wfs_conn_expire(conn, &conn->resend, abort, &ended);
+	wfs_conn_expire(conn, &conn->pending, abort, &ended);
+	spin_unlock_bh(&conn->lock);
+	wfs_conn_end_done(conn);
+	wfs_conn_end_list(conn, &ended);
+}
+
+static void wfs_conn_teardown(struct wfs_conn *conn)
+{
+	struct socket *sock = conn->sock;
+
+	if (sock) {
+		wfs_restore_callbacks(conn, sock->sk);
+		kernel_sock_shutdown(sock, SHUT_RDWR);
+		disable_work_sync(&conn->io_work);
+		mutex_lock(&conn->send_mutex);
+		conn->sending = NULL;
+		mutex_lock(&conn->sock_mutex);
+		conn->sock = NULL;
+		mutex_unlock(&conn->sock_mutex);
+		mutex_unlock(&conn->send_mutex);
+		sock_release(sock);
+	}
+	wfs_conn_requeue(conn);
+}
+
+/* Send or receive exactly @len bytes on a socket that has no callbacks yet. */
+static int wfs_hello_io(struct socket *sock, void *buf, size_t len, bool send)
+{
+	struct msghdr msg = { .msg_flags = send ? MSG_NOSIGNAL : MSG_WAITALL | MSG_NOSIGNAL };
+	struct kvec kv = { .iov_base = buf, .iov_len = len };
+	int ret;
+
+	if (send)
+		ret = kernel_sendmsg(sock, &msg, &kv, 1, len);
+	else
+		ret = kernel_recvmsg(sock, &msg, &kv, 1, len, msg.msg_flags);
+	if (ret == len)
+		return 0;
+	if (ret == 0)
+		return -ECONNRESET;
+	return ret > 0 ? -ETIMEDOUT : ret;
+}
+
+/* Introduce ourselves.  hello_mutex held. */
+static int wfs_hello(struct wfs_conn *conn, struct socket *sock)
+{
+	struct wfs_session *sess = conn->sess;
+	u32 max_inflight = sess->agreed ? sess->max_inflight : WFS_INFLIGHT;
+	struct {
+		struct wfs_req_hdr	hdr;
+		struct wfs_hello_req	body;
+	} req = {
+		.hdr.magic		= cpu_to_le32(WFS_MAGIC),
+		.hdr.op			= WFS_OP_HELLO,
+		.hdr.body_len		= cpu_to_le32(sizeof(req.body)),
+		.body.version_min	= cpu_to_le32(WFS_VERSION),
+		.body.version_max	= cpu_to_le32(WFS_VERSION),
+		.body.conn		= cpu_to_le16(conn->index),
+		.body.max_read		= cpu_to_le32(sess->opt.rsize),
+		.body.max_write		= cpu_to_le32(sess->opt.wsize),
+		.body.max_inflight	= cpu_to_le32(max_inflight),
+	};
+	struct wfs_hello_rep rep;
+	struct wfs_rep_hdr hdr;
+	int err;
+
+	memcpy(req.body.session, sess->session_id, WFS_SESSION_LEN);
+	err = wfs_hello_io(sock, &req, sizeof(req), true);
+	if (!err)
+		err = wfs_hello_io(sock, &hdr, sizeof(hdr), false);
+	if (err)
+		return err;
+	if (le32_to_cpu(hdr.magic) != WFS_MAGIC || hdr.slot || hdr.seq ||
+	    wfs_check_reply(&hdr, WFS_OP_HELLO, 0))
+		return -EPROTO;
+	err = wfs_errno_from_wire(le32_to_cpu(hdr.status));
+	if (err == -EPROTONOSUPPORT)
+		conn->peer_versions = le64_to_cpu(hdr.info);
+	if (err)
+		return err;
+	err = wfs_hello_io(sock, &rep, sizeof(rep), false);
+	if (err)
+		return err;
+	err = wfs_check_hello(&rep, sess->opt.rsize, sess->opt.wsize, max_inflight);
+	if (err)
+		return err;
+	if (sess->agreed) {
+		/* what is on its way was cut to the limits agreed on before */
+		if (le32_to_cpu(rep.max_read) < sess->opt.rsize ||
+		    le32_to_cpu(rep.max_write) < sess->opt.wsize ||
+		    le32_to_cpu(rep.max_inflight) < sess->max_inflight) {
+			pr_err_ratelimited("wfs: %s: the server came back with smaller limits: mount again\n",
+					   sess->opt.source);
+			return -EREMOTEIO;
+		}
+	} else {
+		sess->opt.rsize = le32_to_cpu(rep.max_read);
+		sess->opt.wsize = le32_to_cpu(rep.max_write);
+		sess->max_inflight = le32_to_cpu(rep.max_inflight);
+		sess->max_conns = le32_to_cpu(rep.max_conns);
+		sess->agreed = true;
+	}
+	sess->export_flags = le32_to_cpu(rep.export_flags);
+	sess->anon_uid = le32_to_cpu(rep.anon_uid);
+	sess->anon_gid = le32_to_cpu(rep.anon_gid);
+	memcpy(sess->session_id, rep.session, WFS_SESSION_LEN);
+	return 0;
+}
+
+/* Make a socket, connect it within the session's timeo and say HELLO. */
+static int wfs_conn_connect(struct wfs_conn *conn)
+{
+	struct wfs_session *sess = conn->sess;
+	unsigned long deadline = jiffies + wfs_timeo(sess);
+	struct sockaddr_storage addr = sess->opt.addr;
+	struct socket *sock;
+	struct sock *sk;
+	int err;
+
+	err = sock_create_kern(sess->net, addr.ss_family, SOCK_STREAM, IPPROTO_TCP, &sock);
+	if (err)
+		return err;
+	sk = sock->sk;
+	tcp_sock_set_nodelay(sk);
+	sock_set_keepalive(sk);
+	/* close at once: no orphan keeps the network namespace, and replies that come late are of no use */
+	sock_no_linger(sk);
+	sk->sk_allocation = GFP_NOFS;
+	sk->sk_use_task_frag = false;
+	sk->sk_sndtimeo = wfs_timeo(sess);
+
+	mutex_lock(&conn->sock_mutex);
+	conn->sock = sock;
+	mutex_unlock(&conn->sock_mutex);
+	conn->recv_state = WFS_RECV_HDR;
+	conn->recv_off = 0;
+	conn->recv_left = sizeof(conn->recv_hdr);
+	conn->recv_req = NULL;
+	conn->recv_error = 0;
+
+	/* set before the look at the state: who closes sets the state, then shuts the socket down */
+	if (READ_ONCE(conn->state) != WFS_CONN_CONNECTING)
+		err = -ESHUTDOWN;
+	else
+		err = kernel_connect(sock, (struct sockaddr *)&addr, addr.ss_family == AF_INET6 ?
+				     sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in), 0);
+	if (!err) {
+		mutex_lock(&sess->hello_mutex);
+		sk->sk_rcvtimeo = max_t(long, deadline - jiffies, 1);
+		sk->sk_sndtimeo = sk->sk_rcvtimeo;
+		err = wfs_hello(conn, sock);
+		if (err == -ESTALE)
+			/* the server forgot us, most likely because it was restarted: start a new session */
+			memset(sess->session_id, 0, WFS_SESSION_LEN);
+		mutex_unlock(&sess->hello_mutex);
+	}
+	if (err == -EAGAIN || err == -EINPROGRESS)
+		err = -ETIMEDOUT;
+	if (!err && !conn->slots) {
+		conn->slots = kcalloc(sess->max_inflight, sizeof(*conn->slots), GFP_KERNEL);
+		conn->slot_map = bitmap_zalloc(sess->max_inflight, GFP_KERNEL);
+		if (conn->slots && conn->slot_map) {
+			conn->nr_slots = sess->max_inflight;
+		} else {
+			kfree(conn->slots);
+			bitmap_free(conn->slot_map);
+			conn->slots = NULL;
+			err = -ENOMEM;
+		}
+	}
+	if (err) {
+		mutex_lock(&conn->sock_mutex);
+		conn->sock = NULL;
+		mutex_unlock(&conn->sock_mutex);
+		sock_release(sock);
+	}
+	return err;
+}
+
+static void wfs_recover_work(struct work_struct *work)
+{
+	struct wfs_conn *conn = container_of(to_delayed_work(work), struct wfs_conn, recover_work);
+	struct wfs_session *sess = conn->sess;
+	unsigned long delay = 0;
+	int err;
+
+	if (conn->state == WFS_CONN_BROKEN)
+		pr_info_ratelimited("wfs: %s: connection %u broke: %pe\n", sess->opt.source, conn->index,
+				    ERR_PTR(conn->error));
+	wfs_conn_teardown(conn);
+
+	spin_lock_bh(&conn->lock);
+	if (conn->state != WFS_CONN_CLOSED)
+		wfs_conn_set_state(conn, WFS_CONN_CONNECTING);
+	spin_unlock_bh(&conn->lock);
+	if (conn->state == WFS_CONN_CLOSED)
+		return;
+
+	err = wfs_conn_connect(conn);
+	if (!err) {
+		enable_work(&conn->io_work);
+		wfs_set_callbacks(conn, conn->sock->sk);
+	}
+
+	spin_lock_bh(&conn->lock);
+	conn->error = err;
+	if (conn->state == WFS_CONN_CLOSED) {
+		/* closed meanwhile: recover_work is queued again and tears down */
+	} else if (err) {
+		delay = min(WFS_RETRY_MIN << min(conn->attempts, 8u), WFS_RETRY_MAX);
+		conn->attempts++;
+		wfs_conn_set_state(conn, WFS_CONN_WAITING);
+	} else {
+		if (conn->attempts && conn->stats.connects)
+			pr_info_ratelimited("wfs: %s: connection %u stands again\n", sess->opt.source,
+					    conn->index);
+		conn->attempts = 0;
+		conn->stats.connects++;
+		WRITE_ONCE(sess->forced, false);
+		wfs_conn_set_state(conn, WFS_CONN_READY);
+	}
+	spin_unlock_bh(&conn->lock);
+	wake_up_all(&sess->wait);
+
+	if (delay) {
+		/* a failure that a new session cures is no reason to wait */
+		queue_delayed_work(wfs_wq, &conn->recover_work, err == -ESTALE ? 0 : delay);
+	} else if (!err) {
+		if (conn->sock->sk->sk_state != TCP_ESTABLISHED)
+			wfs_conn_break(conn, -ECONNRESET);
+		wfs_conn_kick(conn);
+	}
+}
+
+/**
+ * wfs_conn_check_timeout - look for what got no answer in the session's timeo
+ * @conn: the connection
+ *
+ * A request that TCP has can only be ended by ending the connection: until then its reply may come and be
+ * written to the request's pages.
+ */
+void wfs_conn_check_timeout(struct wfs_conn *conn)
+{
+	unsigned long timeo = wfs_timeo(conn->sess);
+	unsigned int slot;
+	bool late = false;
+	LIST_HEAD(ended);
+
+	spin_lock_bh(&conn->lock);
+	if (conn->state == WFS_CONN_READY) {
+		if (conn->inflight)
+			late = time_after(jiffies, READ_ONCE(conn->progress) + timeo);
+		for_each_set_bit(slot, conn->slot_map, conn->nr_slots)
+			if (wfs_conn_give_up(conn, conn->slots[slot].req, false) == -ETIMEDOUT)
+				late = true;
+	} else {
+		wfs_conn_expire(conn, &conn->resend, false, &ended);
+	}
+	wfs_conn_expire(conn, &conn->pending, false, &ended);
+	spin_unlock_bh(&conn->lock);
+
+	wfs_conn_end_list(conn, &ended);
+	if (late) {
+		pr_warn_ratelimited("wfs: %s: no answer on connection %u for %u.%u s\n", conn->sess->opt.source,
+				    conn->index, conn->sess->opt.timeo / 10, conn->sess->opt.timeo % 10);
+		wfs_conn_break(conn, -ETIMEDOUT);
+	}
+}
+
+/* ---- life ---- */
+
+/**
+ * wfs_conn_create - make a connection object; wfs_conn_start() connects it
+ * @sess: the session
+ * @index: its number there
+ * @cpu: the CPU that it belongs to
+ */
+struct wfs_conn *wfs_conn_create(struct wfs_session *sess, unsigned int index, int cpu)
+{
+	struct wfs_conn *conn = kzalloc(sizeof(*conn), GFP_KERNEL);
+
+	if (!conn)
+		return NULL;
+	conn->sess = sess;
+	conn->index = index;
+	conn->cpu = cpu;
+	mutex_init(&conn->sock_mutex);
+	mutex_init(&conn->send_mutex);
+	spin_lock_init(&conn->lock);
+	INIT_LIST_HEAD(&conn->pending);
+	INIT_LIST_HEAD(&conn->resend);
+	INIT_LIST_HEAD(&conn->done);
+	INIT_WORK(&conn->io_work, wfs_io_work);
+	disable_work(&conn->io_work);
+	INIT_DELAYED_WORK(&conn->recover_work, wfs_recover_work);
+	return conn;
+}
+
+void wfs_conn_start(struct wfs_conn *conn)
+{
+	queue_delayed_work(wfs_wq, &conn->recover_work, 0);
+}
+
+/**
+ * wfs_conn_abort - end all requests of a connection with -EIO, sent or not
+ * @conn: the connection, which then connects again
+ */
+void wfs_conn_abort(struct wfs_conn *conn)
+{
+	LIST_HEAD(ended);
+	bool ready;
+
+	spin_lock_bh(&conn->lock);
+	ready = conn->state == WFS_CONN_READY;
+	if (ready) {
+		conn->abort = true;
+	} else {
+		wfs_conn_expire(conn, &conn->pending, true, &ended);
+		wfs_conn_expire(conn, &conn->resend, true, &ended);
+	}
+	spin_unlock_bh(&conn->lock);
+	wfs_conn_end_list(conn, &ended);
+	if (ready)
+		wfs_conn_break(conn, -EIO);
+}
+
+/* Close for good: what is queued fails, then nothing of the connection is left. */
+void wfs_conn_destroy(struct wfs_conn *conn)
+{
+	spin_lock_bh(&conn->lock);
+	wfs_conn_set_state(conn, WFS_CONN_CLOSED);
+	spin_unlock_bh(&conn->lock);
+
+	/* cut short a connect or HELLO that is under way */
+	mutex_lock(&conn->sock_mutex);
+	if (conn->sock)
+		kernel_sock_shutdown(conn->sock, SHUT_RDWR);
+	mutex_unlock(&conn->sock_mutex);
+
+	mod_delayed_work(wfs_wq, &conn->recover_work, 0);
+	flush_delayed_work(&conn->recover_work);
+	cancel_delayed_work_sync(&conn->recover_work);
+	disable_work_sync(&conn->io_work);
+	WARN_ON_ONCE(conn->inflight);
+	kfree(conn->slots);
+	bitmap_free(conn->slot_map);
+	kfree(conn);
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * debugfs.c - what a mount does: /sys/kernel/debug/wfs/<mount>/
+ *
+ *	session	the server, what was agreed with it
+ *	conns	a line for each connection
+ *	ops	requests and errors by operation
+ */
+#include <linux/debugfs.h>
+#include <linux/seq_file.h>
+
+#include "internal.h"
+
+static struct dentry *wfs_debugfs_root;
+
+static int session_show(struct seq_file *m, void *unused)
+{
+	const struct wfs_session *sess = m->private;
+
+	seq_printf(m, "source %s\naddr %pISpc\n", sess->opt.source, &sess->opt.addr);
+	seq_printf(m, "conns %u\nready %d\nmax_inflight %u\n", sess->nr_conns, atomic_read(&sess->ready),
+		   sess->max_inflight);
+	seq_printf(m, "rsize %u\nwsize %u\n", sess->opt.rsize, sess->opt.wsize);
+	seq_printf(m, "rdonly %u\nroot_squash %u\n", !!(sess->export_flags & WFS_EXPORT_RDONLY),
+		   !!(sess->export_flags & WFS_EXPORT_ROOT_SQUASH));
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(session);
+
+static int conns_show(struct seq_file *m, void *unused)
+{
+	struct wfs_session *sess = m->private;
+	unsigned int i;
+
+	seq_puts(m, "conn cpu state inflight pending sent received requests resent connects error\n");
+	for (i = 0; i < sess->nr_conns; i++) {
+		struct wfs_conn *conn = sess->conns[i];
+		const struct wfs_conn_stats *st = &conn->stats;
+		enum wfs_conn_state state;
+		unsigned int inflight;
+		size_t pending;
+
+		spin_lock_bh(&conn->lock);
+		state = conn->state;
+		inflight = conn->inflight;
+		pending = list_count_nodes(&conn->pending);
+		spin_unlock_bh(&conn->lock);
+		seq_printf(m, "%u %d %s %u %zu %llu %llu %llu %llu %llu %d\n", conn->index, conn->cpu,
+			   wfs_conn_state_name(state), inflight, pending, st->sent, st->received, st->requests,
+			   st->resent, st->connects, conn->error);
+	}
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(conns);
+
+static int ops_show(struct seq_file *m, void *unused)
+{
+	struct wfs_session *sess = m->private;
+	unsigned int op;
+	int cpu;
+
+	for (op = WFS_OP_ROOT; op < WFS_OP__COUNT; op++) {
+		u64 requests = 0, errors = 0;
+
+		for_each_possible_cpu(cpu) {
+			const struct wfs_op_stats *st = per_cpu_ptr(sess->stats, cpu);
+
+			requests += st->requests[op];
+			errors += st->errors[op];
+		}
+		seq_printf(m, "%s %llu %llu\n", wfs_op_name(op), requests, errors);
+	}
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(ops);
+
+void wfs_debugfs_init(void)
+{
+	wfs_debugfs_root = debugfs_create_dir("wfs", NULL);
+}
+
+void wfs_debugfs_exit(void)
+{
+	debugfs_remove(wfs_debugfs_root);
+}
+
+void wfs_debugfs_add(struct wfs_session *sess)
+{
+	char name[16];
+
+	snprintf(name, sizeof(name), "%u", sess->id);
+	sess->debugfs = debugfs_create_dir(name, wfs_debugfs_root);
+	debugfs_create_file("session", 0400, sess->debugfs, sess, &session_fops);
+	debugfs_create_file("conns", 0400, sess->debugfs, sess, &conns_fops);
+	debugfs_create_file("ops", 0400, sess->debugfs, sess, &ops_fops);
+}
+
+void wfs_debugfs_remove(struct wfs_session *sess)
+{
+	debugfs_remove(sess->debugfs);
+}

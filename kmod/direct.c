@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * direct.c - O_DIRECT: data moves between the socket and the caller's own pages
+ *
+ * An I/O is cut into requests of rsize or wsize that are all sent at once.  The last one that ends completes
+ * the kiocb.  The requests pin the pages; so a caller that is killed leaves at once, and the pages stay until
+ * the replies have come.
+ */
+#include <linux/aio.h>
+
+#include "internal.h"
+
+/**
+ * struct wfs_dio - one direct read or write
+ * @lock: protects @inode, @end, @error, @unpin
+ * @inode: the file; NULL when the caller was killed and nobody keeps the inode
+ * @iocb: asynchronous only: what to complete
+ * @ref: one for the requests, one for a caller that waits
+ * @pending: requests on their way, plus one while more are submitted
+ * @pos: offset in the file
+ * @end: bytes from @pos on that were moved without a gap
+ * @error: what stopped it at @end, negative errno or 0
+ * @write: a write
+ * @pinned: pages are pinned
+ * @unpin: requests whose pages have to be marked dirty where that may sleep
+ * @done: all requests have ended
+ * @work: finishes an asynchronous one where that may sleep
+ */
+struct wfs_dio {
+	spinlock_t		lock;
+	struct inode		*inode;
+	struct kiocb		*iocb;
+	refcount_t		ref;
+	atomic_t		pending;
+	loff_t			pos;
+	size_t			end;
+	int			error;
+	bool			write;
+	bool			pinned;
+	struct list_head	unpin;
+	struct completion	done;
+	struct work_struct	work;
+};
+
+static void wfs_dio_unpin(struct wfs_req *req, bool dirty)
+{
+	unsigned int i;
+
+	for (i = 0; i < req->nr_bvec; i++) {
+		const struct bio_vec *bv = &req->bvec[i];
+
+		unpin_user_page_range_dirty_lock(bv->bv_page,
+						 DIV_ROUND_UP(bv->bv_offset + bv->bv_len, PAGE_SIZE), dirty);
+	}
+}
+
+/* Pages that were read into and that writeback cleaned meanwhile have to be made dirty again. */
+static void wfs_dio_unpin_rest(struct wfs_dio *dio)
+{
+	struct wfs_req *req, *next;
+
+	list_for_each_entry_safe(req, next, &dio->unpin, link) {
+		list_del_init(&req->link);
+		wfs_dio_unpin(req, true);
+		wfs_req_put(req);
+	}
+}
+
+static void wfs_dio_put(struct wfs_dio *dio)
+{
+	struct wfs_req *req, *next;
+
+	if (!refcount_dec_and_test(&dio->ref))
+		return;
+	/* there are some only when the caller was killed: then nobody looks at what was read */
+	list_for_each_entry_safe(req, next, &dio->unpin, link) {
+		list_del_init(&req->link);
+		wfs_dio_unpin(req, false);
+		wfs_req_put(req);
+	}
+	kfree(dio);
+}
+
+static bool wfs_dio_all_dirty(const struct wfs_req *req)
+{
+	unsigned int i;
+
+	for (i = 0; i < req->nr_bvec; i++)
+		if (!folio_test_dirty(page_folio(req->bvec[i].bv_page)))
+			return false;
+	return true;
+}
+
+/* The end of it for the inode.  Return what the caller gets. */
+static ssize_t wfs_dio_finish(struct wfs_dio *dio, struct inode *inode)
+{
+	ssize_t ret = dio->end ?: dio->error;
+	struct address_space *mapping = inode->i_mapping;
+
+	if (dio->write) {
+		/* what was read into the page cache meanwhile may be old */
+		if (dio->end && mapping->nrpages)
+			invalidate_inode_pages2_range(mapping, dio->pos >> PAGE_SHIFT,
+						      (dio->pos + dio->end - 1) >> PAGE_SHIFT);
+		wfs_end_write(inode);
+	}
+	inode_dio_end(inode);
+	return ret;
+}
+
+static void wfs_dio_complete_async(struct wfs_dio *dio)
+{
+	struct kiocb *iocb = dio->iocb;
+	ssize_t ret;
+
+	wfs_dio_unpin_rest(dio);
+	ret = wfs_dio_finish(dio, dio->inode);
+	if (ret > 0) {
+		iocb->ki_pos += ret;
+		if (dio->write)
+			ret = generic_write_sync(iocb, ret);
+	}
+	wfs_dio_put(dio);
+	iocb->ki_complete(iocb, ret);
+}
+
+static void wfs_dio_work(struct work_struct *work)
+{
+	wfs_dio_complete_async(container_of(work, struct wfs_dio, work));
+}
+
+/* One of @pending is over. */
+static void wfs_dio_dec(struct wfs_dio *dio)
+{
+	if (!atomic_dec_and_test(&dio->pending))
+		return;
+	if (!dio->iocb) {
+		complete(&dio->done);
+		wfs_dio_put(dio);
+		return;
+	}
+	/* io_work must not wait for folios or for COMMIT */
+	if (!list_empty(&dio->unpin) ||
+	    (dio->write && (dio->inode->i_mapping->nrpages || iocb_is_dsync(dio->iocb)))) {
+		INIT_WORK(&dio->work, wfs_dio_work);
+		queue_work(wfs_wq, &dio->work);
+	} else {
+		wfs_dio_complete_async(dio);
+	}
+}
+
+static void wfs_dio_req_done(struct wfs_req *req)
+{
+	struct wfs_dio *dio = req->private;
+	size_t moved = dio->write ? req->len : req->data_len;
+	size_t off = req->pos - dio->pos;
+
+	spin_lock(&dio->lock);
+	if (req->error && off < dio->end) {
+		dio->end = off;
+		dio->error = req->error;
+	} else if (!req->error && off + moved < dio->end && moved < req->len) {
+		dio->end = off + moved;
+		dio->error = 0;
+	}
+	if (!req->error && dio->write && dio->inode)
+		wfs_wrote(dio->inode, req);
+	if (dio->pinned && !dio->write && !wfs_dio_all_dirty(req)) {
+		refcount_inc(&req->ref);
+		list_add_tail(&req->link, &dio->unpin);
+		spin_unlock(&dio->lock);
+	} else {
+		spin_unlock(&dio->lock);
+		if (dio->pinned)
+			wfs_dio_unpin(req, false);
+	}
+	wfs_dio_dec(dio);
+}
+
+/* Take up to @max bytes of @iter's pages into @req.  Return 0 or a negative errno. */
+static int wfs_dio_fill(struct wfs_dio *dio, struct wfs_req *req, struct iov_iter *iter, size_t max)
+{
+	struct page *stack[WFS_REQ_BVECS];
+
+	wfs_req_bvecs(req, iov_iter_npages(iter, DIV_ROUND_UP(max, PAGE_SIZE) + 1), GFP_KERNEL);
+	while (req->len < max && req->nr_bvec < req->max_bvec && iov_iter_count(iter)) {
+		unsigned int room = min_t(unsigned int, req->max_bvec - req->nr_bvec, ARRAY_SIZE(stack));
+		struct page **pages = stack;
+		size_t offset, left;
+		ssize_t got;
+		unsigned int i;
+
+		got = iov_iter_extract_pages(iter, &pages, max - req->len, room, 0, &offset);
+		if (got <= 0)
+			return req->len ? 0 : got ?: -EFAULT;
+		for (i = 0, left = got; left; i++) {
+			size_t len = min_t(size_t, left, PAGE_SIZE - offset);
+			struct bio_vec *last = req->nr_bvec ? &req->bvec[req->nr_bvec - 1] : NULL;
+
+			if (last && page_folio(last->bv_page) == page_folio(pages[i]) && !offset &&
+			    last->bv_page + (last->bv_offset + last->bv_len) / PAGE_SIZE == pages[i] &&
+			    !offset_in_page(last->bv_offset + last->bv_len))
+				last->bv_len += len;
+			else
+				bvec_set_page(&req->bvec[req->nr_bvec++], pages[i], len, offset);
+			if (dio->pinned && !dio->write)
+				set_page_dirty_lock(pages[i]);
+			left -= len;
+			offset = 0;
+		}
+		req->len += got;
+	}
+	return 0;
+}
+
+/* Cut @iter into requests and submit them. */
+static int wfs_dio_submit(struct wfs_dio *dio, struct wfs_file *wf, struct iov_iter *iter)
+{
+	struct wfs_session *sess = wfs_sess(dio->inode->i_sb);
+	u32 max = dio->write ? sess->opt.wsize : sess->opt.rsize;
+	loff_t pos = dio->pos;
+	int err = 0;
+
+	while (iov_iter_count(iter)) {
+		struct wfs_req *req;
+
+		req = dio->write ? wfs_write_req(sess, &wf->io, wf->cred, pos, GFP_KERNEL) :
+				   wfs_read_req(sess, wf, pos, GFP_KERNEL);
+		if (!req) {
+			err = -ENOMEM;
+			break;
+		}
+		err = wfs_dio_fill(dio, req, iter, max);
+		if (err) {
+			wfs_req_put(req);
+			break;
+		}
+		if (dio->write) {
+			iov_iter_bvec(&req->src, ITER_SOURCE, req->bvec, req->nr_bvec, req->len);
+		} else {
+			((struct wfs_read_req *)req->body)->count = cpu_to_le32(req->len);
+			iov_iter_bvec(&req->dst, ITER_DEST, req->bvec, req->nr_bvec, req->len);
+		}
+		pos += req->len;
+		req->private = dio;
+		req->complete = wfs_dio_req_done;
+		atomic_inc(&dio->pending);
+		wfs_submit(req);
+		wfs_req_put(req);
+	}
+	/* what was not submitted is not moved */
+	spin_lock(&dio->lock);
+	if (pos - dio->pos < dio->end) {
+		dio->end = pos - dio->pos;
+		dio->error = err;
+	}
+	spin_unlock(&dio->lock);
+	return err;
+}
+
+/**
+ * wfs_dio_run - move @iter's data
+ * @iocb: the caller's
+ * @iter: its pages
+ * @write: direction
+ * @sync: wait for the end even if @iocb does not
+ *
+ * The caller has counted itself with inode_dio_begin() and, for a write, wfs_begin_write(); that is
+ * given back here.
+ *
+ * Return: bytes, -EIOCBQUEUED, or a negative errno.
+ */
+static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write, bool sync)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+	struct wfs_dio *dio = kzalloc(sizeof(*dio), GFP_KERNEL);
+	ssize_t ret;
+
+	sync |= is_sync_kiocb(iocb);
+	if (!dio) {
+		if (write)
+			wfs_end_write(inode);
+		inode_dio_end(inode);
+		return -ENOMEM;
+	}
+	spin_lock_init(&dio->lock);
+	dio->inode = inode;
+	dio->iocb = sync ? NULL : iocb;
+	refcount_set(&dio->ref, sync ? 2 : 1);
+	atomic_set(&dio->pending, 1);
+	dio->pos = iocb->ki_pos;
+	dio->end = iov_iter_count(iter);
+	dio->write = write;
+	dio->pinned = iov_iter_extract_will_pin(iter);
+	INIT_LIST_HEAD(&dio->unpin);
+	init_completion(&dio->done);
+
+	wfs_dio_submit(dio, iocb->ki_filp->private_data, iter);
+	wfs_dio_dec(dio);
+	if (!sync)
+		return -EIOCBQUEUED;
+
+	if (wait_for_completion_killable(&dio->done)) {
+		/* the requests live on without us and the inode */
+		spin_lock(&dio->lock);
+		dio->inode = NULL;
+		spin_unlock(&dio->lock);
+		if (write)
+			wfs_end_write(inode);
+		inode_dio_end(inode);
+		ret = -EINTR;
+	} else {
+		wfs_dio_unpin_rest(dio);
+		ret = wfs_dio_finish(dio, inode);
+		if (ret > 0)
+			iocb->ki_pos += ret;
+	}
+	wfs_dio_put(dio);
+	return ret;
+}
+
+/**
+ * wfs_direct_read - read into the caller's pages
+ * @iocb: the caller's
+ * @iter: its memory, of any alignment
+ */
+ssize_t wfs_direct_read(struct kiocb *iocb, struct iov_iter *iter)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+	ssize_t ret;
+
+	if (!iov_iter_count(iter))
+		return 0;
+	if (iocb->ki_pos >= inode->i_sb->s_maxbytes)
+		return 0;
+	iov_iter_truncate(iter, inode->i_sb->s_maxbytes - iocb->ki_pos);
+	if (inode->i_mapping->nrpages) {
+		ret = kiocb_write_and_wait(iocb, iov_iter_count(iter));
+		if (ret)
+			return ret;
+	}
+	inode_dio_begin(inode);
+	return wfs_dio_run(iocb, iter, false, false);
+}
+
+/**
+ * wfs_direct_write - write from the caller's pages
+ * @iocb: the caller's
+ * @iter: its memory, of any alignment
+ *
+ * Writes inside the file run side by side; one that makes it longer has it for itself until it is over.
+ */
+ssize_t wfs_direct_write(struct kiocb *iocb, struct iov_iter *iter)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+	bool nowait = iocb->ki_flags & IOCB_NOWAIT;
+	bool excl = false;
+	ssize_t ret;
+
+again:
+	excl |= (iocb->ki_flags & IOCB_APPEND) ||
+		iocb->ki_pos + iov_iter_count(iter) > i_size_read(inode);
+	if (nowait) {
+		if (excl || !inode_trylock_shared(inode))
+			return -EAGAIN;
+	} else if (excl) {
+		inode_lock(inode);
+	} else {
+		inode_lock_shared(inode);
+	}
+	ret = 0;
+	if (excl && (iocb->ki_flags & IOCB_APPEND))
+		ret = wfs_revalidate(inode, true);
+	if (!ret)
+		ret = generic_write_checks(iocb, iter);
+	if (ret <= 0)
+		goto out;
+	if (!excl && iocb->ki_pos + iov_iter_count(iter) > i_size_read(inode)) {
+		inode_unlock_shared(inode);
+		excl = true;
+		goto again;
+	}
+	if (inode->i_mapping->nrpages) {
+		ret = kiocb_invalidate_pages(iocb, iov_iter_count(iter));
+		if (ret == -EBUSY)
+			ret = 0;
+		if (ret)
+			goto out;
+	}
+	inode_dio_begin(inode);
+	wfs_begin_write(inode);
+	if (excl && iocb->ki_pos > i_size_read(inode))
+		wfs_zero_tail(inode, i_size_read(inode));
+	ret = wfs_dio_run(iocb, iter, true, excl);
+	if (excl && ret > 0 && iocb->ki_pos > i_size_read(inode))
+		i_size_write(inode, iocb->ki_pos);
+out:
+	if (excl)
+		inode_unlock(inode);
+	else
+		inode_unlock_shared(inode);
+	return ret > 0 ? generic_write_sync(iocb, ret) : ret;
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0
+/* file.c - regular files: open and close, and what read, write, mmap and fsync do before the data path */
+#include "internal.h"
+
+/* WFS_OPEN_* for an open with @f_flags.  Who writes wants to read too, to fill up what a write leaves of a folio. */
+u32 wfs_open_flags(unsigned int f_flags)
+{
+	u32 flags = WFS_OPEN_READ;
+
+	if ((f_flags & O_ACCMODE) != O_RDONLY)
+		flags |= WFS_OPEN_WRITE;
+	else if (f_flags & __FMODE_EXEC)
+		flags |= WFS_OPEN_EXEC;
+	return flags;
+}
+
+static int wfs_send_open(struct inode *inode, u32 flags, struct wfs_fh *io)
+{
+	const struct wfs_open_rep *rep;
+	struct wfs_open_req *body;
+	struct wfs_req *req;
+	int err;
+
+	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_OPEN, current_cred(), sizeof(*body), GFP_KERNEL);
+	if (!req)
+		return -ENOMEM;
+	body = req->body;
+	body->fh = WFS_I(inode)->fh;
+	body->flags = cpu_to_le32(flags);
+	err = wfs_req_call(req);
+	if (!err) {
+		rep = (const void *)req->rep;
+		*io = rep->io;
+		err = wfs_check_fh(io) ? -EIO :
+		      wfs_update_attr_wire(inode, &rep->attr, req->start, WFS_ATTR_OPENED);
+	}
+	wfs_req_put(req);
+	return err;
+}
+
+/**
+ * wfs_send_close - tell the server that an I/O handle is not used any more; nobody waits
+ * @sess: the session
+ * @io: the handle
+ * @cred: who opened it
+ */
+void wfs_send_close(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred)
+{
+	struct wfs_fh_req *body;
+	struct wfs_req *req;
+
+	req = wfs_req_alloc(sess, WFS_OP_CLOSE, cred, sizeof(*body), GFP_KERNEL);
+	if (!req)
+		return;
+	body = req->body;
+	body->fh = *io;
+	wfs_submit(req);
+	wfs_req_put(req);
+}
+
+/**
+ * wfs_file_attach - make an open file of an I/O handle
+ * @inode: the file's inode
+ * @file: the file
+ * @io: the handle; closed on failure
+ * @can_read: it has the right to read
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh *io, bool can_read)
+{
+	struct wfs_file *wf = kmalloc(sizeof(*wf), GFP_KERNEL);
+	struct wfs_inode *wi = WFS_I(inode);
+	const struct cred *old;
+
+	if (!wf) {
+		wfs_send_close(wfs_sess(inode->i_sb), io, file->f_cred);
+		return -ENOMEM;
+	}
+	wf->io = *io;
+	wf->cred = get_cred(file->f_cred);
+	wf->can_read = can_read;
+	file->private_data = wf;
+	if (file->f_mode & FMODE_WRITE) {
+		/* the right outlives the open file, so writeback may use it later */
+		spin_lock(&wi->lock);
+		old = wi->write_cred;
+		wi->write_io = *io;
+		wi->write_cred = get_cred(file->f_cred);
+		spin_unlock(&wi->lock);
+		if (old)
+			put_cred(old);
+	}
+	return 0;
+}
+
+static int wfs_open(struct inode *inode, struct file *file)
+{
+	u32 flags = wfs_open_flags(file->f_flags);
+	struct wfs_fh io;
+	int err;
+
+	err = wfs_send_open(inode, flags, &io);
+	if (err == -EACCES && (flags & WFS_OPEN_WRITE) && !(file->f_mode & FMODE_READ)) {
+		flags &= ~WFS_OPEN_READ;
+		err = wfs_send_open(inode, flags, &io);
+	}
+	if (err)
+		return err;
+	file->f_mode |= FMODE_CAN_ODIRECT | FMODE_NOWAIT;
+	err = wfs_file_attach(inode, file, &io, flags & WFS_OPEN_READ);
+	if (err)
+		return err;
+	/* close-to-open: see what was closed before */
+	err = wfs_revalidate_mapping(inode);
+	if (err) {
+		struct wfs_file *wf = file->private_data;
+
+		wfs_send_close(wfs_sess(inode->i_sb), &io, wf->cred);
+		put_cred(wf->cred);
+		kfree(wf);
+	}
+	return err;
+}
+
+static int wfs_release(struct inode *inode, struct file *file)
+{
+	struct wfs_file *wf = file->private_data;
+
+	wfs_send_close(wfs_sess(inode->i_sb), &wf->io, wf->cred);
+	put_cred(wf->cred);
+	kfree(wf);
+	return 0;
+}
+
+/* close(2): what was written is on the server, or that it is not is told here. */
+static int wfs_file_flush(struct file *file, fl_owner_t id)
+{
+	int err;
+
+	if (!(file->f_mode & FMODE_WRITE))
+		return 0;
+	err = wfs_flush(file_inode(file));
+	return file_check_and_advance_wb_err(file) ?: err;
+}
+
+static int wfs_fsync(struct file *file, loff_t start, loff_t end, int datasync)
+{
+	struct inode *inode = file_inode(file);
+	int err, wb_err;
+
+	err = wfs_flush(inode);
+	if (!err)
+		err = wfs_commit(inode, file, datasync);
+	wb_err = file_check_and_advance_wb_err(file);
+	return wb_err ?: err;
+}
+
+static ssize_t wfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+	int err;
+
+	if (iocb->ki_flags & IOCB_DIRECT)
+		return wfs_direct_read(iocb, to);
+	if (iocb->ki_flags & IOCB_NOWAIT) {
+		struct wfs_inode *wi = WFS_I(inode);
+
+		if (test_bit(WFS_INO_STALE_DATA, &wi->flags) || test_bit(WFS_INO_STALE_ATTR, &wi->flags) ||
+		    time_after_eq(jiffies, READ_ONCE(wi->attr_time) + READ_ONCE(wi->attr_timeo)))
+			return -EAGAIN;
+	} else {
+		err = wfs_revalidate_mapping(inode);
+		if (err)
+			return err;
+	}
+	return generic_file_read_iter(iocb, to);
+}
+
+static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
+{
+	struct file *file = iocb->ki_filp;
+	struct wfs_file *wf = file->private_data;
+	struct inode *inode = file_inode(file);
+	ssize_t ret;
+
+	/* what can't be read can't be cached: a folio that is written in part could not be filled up */
+	if ((iocb->ki_flags & IOCB_DIRECT) || !wf->can_read)
+		return wfs_direct_write(iocb, from);
+	if (iocb->ki_flags & IOCB_NOWAIT)
+		return -EAGAIN;
+
+	ret = wfs_revalidate_mapping(inode);
+	if (ret)
+		return ret;
+	inode_lock(inode);
+	if (iocb->ki_flags & IOCB_APPEND) {
+		/* append to what is there now, as far as others show it */
+		ret = wfs_revalidate(inode, true);
+		if (ret)
+			goto out;
+	}
+	ret = generic_write_checks(iocb, from);
+	if (ret <= 0)
+		goto out;
+	wfs_begin_write(inode);
+	if (iocb->ki_pos > i_size_read(inode))
+		wfs_zero_tail(inode, i_size_read(inode));
+	ret = generic_perform_write(iocb, from);
+	wfs_end_write(inode);
+out:
+	inode_unlock(inode);
+	return ret > 0 ? generic_write_sync(iocb, ret) : ret;
+}
+
+static ssize_t wfs_splice_read(struct file *in, loff_t *ppos, struct pipe_inode_info *pipe, size_t len,
+			       unsigned int flags)
+{
+	int err = wfs_revalidate_mapping(file_inode(in));
+
+	return err ?: filemap_splice_read(in, ppos, pipe, len, flags);
+}
+
+static const struct vm_operations_struct wfs_vm_ops = {
+	.fault		= filemap_fault,
+	.map_pages	= filemap_map_pages,
+	.page_mkwrite	= wfs_page_mkwrite,
+};
+
+static int wfs_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	int err = wfs_revalidate_mapping(file_inode(file));
+
+	if (err)
+		return err;
+	vma->vm_ops = &wfs_vm_ops;
+	return 0;
+}
+
+static loff_t wfs_llseek(struct file *file, loff_t offset, int whence)
+{
+	int err;
+
+	if (whence != SEEK_SET && whence != SEEK_CUR) {
+		err = wfs_revalidate(file_inode(file), false);
+		if (err)
+			return err;
+	}
+	return generic_file_llseek(file, offset, whence);
+}
+
+const struct file_operations wfs_file_operations = {
+	.open		= wfs_open,
+	.release	= wfs_release,
+	.flush		= wfs_file_flush,
+	.fsync		= wfs_fsync,
+	.read_iter	= wfs_read_iter,
+	.write_iter	= wfs_write_iter,
+	.splice_read	= wfs_splice_read,
+	.splice_write	= iter_file_splice_write,
+	.mmap		= wfs_mmap,
+	.llseek		= wfs_llseek,
+	.setlease	= simple_nosetlease,
+	.fop_flags	= FOP_BUFFER_RASYNC | FOP_DIO_PARALLEL_WRITE,
+};
+
+const struct inode_operations wfs_file_inode_operations = {
+	.getattr	= wfs_getattr,
+	.setattr	= wfs_setattr,
+	.permission	= wfs_permission,
+	.listxattr	= wfs_listxattr,
+};

@@ -1,0 +1,559 @@
+// SPDX-License-Identifier: GPL-2.0
+/* inode.c - inodes: identity, attributes, how long they are believed */
+#include "internal.h"
+
+static struct kmem_cache *wfs_inode_cache;
+
+/* Source of wfs_inode.dir_gen: a value is never used twice, so a dentry that moved can't match by chance. */
+static atomic_long_t wfs_gen = ATOMIC_LONG_INIT(0);
+
+static void wfs_inode_once(void *p)
+{
+	struct wfs_inode *wi = p;
+
+	inode_init_once(&wi->inode);
+	spin_lock_init(&wi->lock);
+	mutex_init(&wi->commit_mutex);
+}
+
+int wfs_inode_init(void)
+{
+	wfs_inode_cache = kmem_cache_create("wfs_inode", sizeof(struct wfs_inode), 0,
+					    SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT, wfs_inode_once);
+	return wfs_inode_cache ? 0 : -ENOMEM;
+}
+
+void wfs_inode_exit(void)
+{
+	/* inodes are freed by RCU */
+	rcu_barrier();
+	kmem_cache_destroy(wfs_inode_cache);
+}
+
+struct inode *wfs_alloc_inode(struct super_block *sb)
+{
+	struct wfs_inode *wi = alloc_inode_sb(sb, wfs_inode_cache, GFP_KERNEL);
+
+	if (!wi)
+		return NULL;
+	wi->flags = 0;
+	wi->change = 0;
+	wi->racy = true;
+	wi->attr_time = jiffies;
+	wi->attr_timeo = 0;
+	wi->attr_start = 0;
+	wi->writers = 0;
+	wi->write_io.len = 0;
+	wi->write_cred = NULL;
+	wi->access_cred = NULL;
+	wi->dir_gen = atomic_long_inc_return(&wfs_gen);
+	return &wi->inode;
+}
+
+void wfs_free_inode(struct inode *inode)
+{
+	if (S_ISLNK(inode->i_mode))
+		kfree(inode->i_link);
+	kmem_cache_free(wfs_inode_cache, WFS_I(inode));
+}
+
+void wfs_evict_inode(struct inode *inode)
+{
+	struct wfs_inode *wi = WFS_I(inode);
+
+	truncate_inode_pages_final(&inode->i_data);
+	clear_inode(inode);
+	if (wi->write_cred)
+		put_cred(wi->write_cred);
+	if (wi->access_cred)
+		put_cred(wi->access_cred);
+}
+
+/* What the page cache holds that the server does not have yet. */
+static bool wfs_is_dirty(struct inode *inode)
+{
+	return mapping_tagged(inode->i_mapping, PAGECACHE_TAG_DIRTY) ||
+	       mapping_tagged(inode->i_mapping, PAGECACHE_TAG_WRITEBACK);
+}
+
+static unsigned long wfs_ac(const struct inode *inode, bool max)
+{
+	const struct wfs_options *opt = &wfs_sess(inode->i_sb)->opt;
+
+	if (S_ISDIR(inode->i_mode))
+		return (max ? opt->acdirmax : opt->acdirmin) * HZ;
+	return (max ? opt->acregmax : opt->acregmin) * HZ;
+}
+
+/**
+ * wfs_update_attr - take over what the server says about an inode
+ * @inode: the inode
+ * @attr: its attributes
+ * @start: when the request was submitted (wfs_req.start)
+ * @from: what kind of request told it
+ *
+ * Size, times and change of a file with unwritten data are ours, not the server's, until the data is written.
+ */
+void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 start, enum wfs_attr_from from)
+{
+	bool ours = from == WFS_ATTR_OURS || from == WFS_ATTR_WROTE;
+	struct wfs_inode *wi = WFS_I(inode);
+	bool changed, busy;
+
+	spin_lock(&wi->lock);
+	if (!ours && start < wi->attr_start)
+		goto out;
+	busy = S_ISREG(inode->i_mode) && (wi->writers || wfs_is_dirty(inode));
+
+	inode->i_mode = attr->mode;
+	inode->i_uid = make_kuid(&init_user_ns, attr->uid);
+	inode->i_gid = make_kgid(&init_user_ns, attr->gid);
+	set_nlink(inode, attr->nlink);
+	inode->i_blocks = attr->blocks;
+	inode_set_atime_to_ts(inode, attr->atime);
+	wi->btime = attr->btime;
+	if (!(attr->flags & WFS_ATTR_BTIME))
+		wi->btime.tv_nsec = -1;
+	if (ours || !busy) {
+		inode_set_mtime_to_ts(inode, attr->mtime);
+		inode_set_ctime_to_ts(inode, attr->ctime);
+	}
+	if (!ours && !busy && i_size_read(inode) != attr->size)
+		i_size_write(inode, attr->size);
+
+	changed = wi->change != attr->change ||
+		  (wi->racy && (from == WFS_ATTR_OPENED || S_ISDIR(inode->i_mode)));
+	if (ours || !busy) {
+		wi->change = attr->change;
+		wi->racy = attr->flags & WFS_ATTR_RACY;
+	}
+	if (changed && !ours && !busy) {
+		if (S_ISDIR(inode->i_mode))
+			WRITE_ONCE(wi->dir_gen, atomic_long_inc_return(&wfs_gen));
+		else if (inode->i_mapping->nrpages)
+			set_bit(WFS_INO_STALE_DATA, &wi->flags);
+	}
+
+	if (ours || changed)
+		wi->attr_timeo = wfs_ac(inode, false);
+	else if (time_after_eq(jiffies, wi->attr_time + wi->attr_timeo))
+		wi->attr_timeo = clamp(2 * wi->attr_timeo, wfs_ac(inode, false), wfs_ac(inode, true));
+	wi->attr_time = jiffies;
+	wi->attr_start = ours ? ktime_get_ns() : start;
+	clear_bit(WFS_INO_STALE_ATTR, &wi->flags);
+out:
+	spin_unlock(&wi->lock);
+}
+
+/**
+ * wfs_update_attr_wire - the same from a reply's body
+ * @inode: the inode
+ * @wire: attributes as received
+ * @start: as wfs_update_attr()
+ * @from: as wfs_update_attr()
+ *
+ * Return: 0, -EIO when they are malformed, -ESTALE when they are those of something else.
+ */
+int wfs_update_attr_wire(struct inode *inode, const struct wfs_attr *wire, u64 start,
+			 enum wfs_attr_from from)
+{
+	struct wfs_iattr attr;
+
+	if (wfs_decode_attr(wire, &attr))
+		return -EIO;
+	if ((inode->i_mode ^ attr.mode) & S_IFMT)
+		return -ESTALE;
+	wfs_update_attr(inode, &attr, start, from);
+	return 0;
+}
+
+/**
+ * wfs_update_dir - a directory was changed by an operation of ours
+ * @dir: the directory
+ * @dc: what the server says happened
+ * @start: as wfs_update_attr()
+ *
+ * Nobody else changed it when its change value before is the one that we knew: then its dentries stay valid.
+ */
+int wfs_update_dir(struct inode *dir, const struct wfs_dir_change *dc, u64 start)
+{
+	struct wfs_inode *wi = WFS_I(dir);
+
+	spin_lock(&wi->lock);
+	if (wi->racy || le64_to_cpu(dc->pre_change) != wi->change)
+		WRITE_ONCE(wi->dir_gen, atomic_long_inc_return(&wfs_gen));
+	spin_unlock(&wi->lock);
+	return wfs_update_attr_wire(dir, &dc->attr, start, WFS_ATTR_OURS);
+}
+
+struct wfs_iget_key {
+	const struct wfs_fh	*fh;
+	const struct wfs_iattr	*attr;
+};
+
+static int wfs_iget_test(struct inode *inode, void *p)
+{
+	const struct wfs_iget_key *key = p;
+
+	return inode->i_ino == key->attr->ino && !((inode->i_mode ^ key->attr->mode) & S_IFMT) &&
+	       !memcmp(&WFS_I(inode)->fh, key->fh, sizeof(*key->fh));
+}
+
+static int wfs_iget_set(struct inode *inode, void *p)
+{
+	const struct wfs_iget_key *key = p;
+
+	inode->i_ino = key->attr->ino;
+	inode->i_mode = key->attr->mode;
+	WFS_I(inode)->fh = *key->fh;
+	return 0;
+}
+
+/**
+ * wfs_iget - the inode of a handle
+ * @sb: the mount
+ * @fh: the handle, checked
+ * @attr: its attributes
+ * @start: as wfs_update_attr()
+ *
+ * Return: the inode with a reference, or an ERR_PTR.
+ */
+struct inode *wfs_iget(struct super_block *sb, const struct wfs_fh *fh, const struct wfs_iattr *attr,
+		       u64 start)
+{
+	struct wfs_iget_key key = { .fh = fh, .attr = attr };
+	struct inode *inode;
+
+	inode = iget5_locked(sb, attr->ino, wfs_iget_test, wfs_iget_set, &key);
+	if (!inode)
+		return ERR_PTR(-ENOMEM);
+	if (!(inode->i_state & I_NEW)) {
+		wfs_update_attr(inode, attr, start, WFS_ATTR_SEEN);
+		return inode;
+	}
+	/* the server keeps the times */
+	inode->i_flags |= S_NOATIME | S_NOCMTIME;
+	switch (attr->mode & S_IFMT) {
+	case S_IFREG:
+		inode->i_op = &wfs_file_inode_operations;
+		inode->i_fop = &wfs_file_operations;
+		inode->i_mapping->a_ops = &wfs_aops;
+		/* a folio fits in one request */
+		mapping_set_folio_order_range(inode->i_mapping, 0,
+					      min_t(unsigned int, MAX_PAGECACHE_ORDER,
+						    ilog2(min(wfs_sess(sb)->opt.rsize, wfs_sess(sb)->opt.wsize) >>
+							  PAGE_SHIFT)));
+		break;
+	case S_IFDIR:
+		inode->i_op = &wfs_dir_inode_operations;
+		inode->i_fop = &wfs_dir_operations;
+		break;
+	case S_IFLNK:
+		inode->i_op = &wfs_symlink_inode_operations;
+		break;
+	default:
+		inode->i_op = &wfs_special_inode_operations;
+		init_special_inode(inode, attr->mode, MKDEV(attr->rdev_major, attr->rdev_minor));
+	}
+	wfs_update_attr(inode, attr, start, WFS_ATTR_SEEN);
+	unlock_new_inode(inode);
+	return inode;
+}
+
+/* The same from a reply's body. */
+struct inode *wfs_iget_entry(struct super_block *sb, const struct wfs_entry *entry, u64 start)
+{
+	struct wfs_iattr attr;
+
+	if (wfs_check_fh(&entry->fh) || wfs_decode_attr(&entry->attr, &attr))
+		return ERR_PTR(-EIO);
+	return wfs_iget(sb, &entry->fh, &attr, start);
+}
+
+static bool wfs_attr_fresh(struct inode *inode)
+{
+	struct wfs_inode *wi = WFS_I(inode);
+
+	return !test_bit(WFS_INO_STALE_ATTR, &wi->flags) &&
+	       time_before(jiffies, READ_ONCE(wi->attr_time) + READ_ONCE(wi->attr_timeo));
+}
+
+/**
+ * wfs_revalidate - make sure that an inode's attributes are fresh enough
+ * @inode: the inode
+ * @force: ask the server in any case
+ *
+ * Return: 0 or a negative errno.
+ */
+int wfs_revalidate(struct inode *inode, bool force)
+{
+	struct wfs_fh_req *body;
+	struct wfs_req *req;
+	int err;
+
+	if (!force && wfs_attr_fresh(inode))
+		return 0;
+	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_GETATTR, current_cred(), sizeof(*body), GFP_KERNEL);
+	if (!req)
+		return -ENOMEM;
+	body = req->body;
+	body->fh = WFS_I(inode)->fh;
+	err = wfs_req_call(req);
+	if (!err)
+		err = wfs_update_attr_wire(inode, (struct wfs_attr *)req->rep, req->start, WFS_ATTR_SEEN);
+	wfs_req_put(req);
+	return err;
+}
+
+/**
+ * wfs_revalidate_mapping - make sure that the page cache is as fresh as the attributes have to be
+ * @inode: a regular file
+ *
+ * Return: 0 or a negative errno.
+ */
+int wfs_revalidate_mapping(struct inode *inode)
+{
+	struct wfs_inode *wi = WFS_I(inode);
+	int err;
+
+	err = wfs_revalidate(inode, false);
+	if (err || !test_and_clear_bit(WFS_INO_STALE_DATA, &wi->flags))
+		return err;
+	err = wfs_flush(inode);
+	if (!err)
+		err = invalidate_inode_pages2(inode->i_mapping);
+	if (err)
+		set_bit(WFS_INO_STALE_DATA, &wi->flags);
+	/* busy: somebody writes to it through a mapping just now; what is shared so is not coherent anyway */
+	return err == -EBUSY ? 0 : err;
+}
+
+void wfs_begin_write(struct inode *inode)
+{
+	struct wfs_inode *wi = WFS_I(inode);
+
+	spin_lock(&wi->lock);
+	wi->writers++;
+	spin_unlock(&wi->lock);
+}
+
+void wfs_end_write(struct inode *inode)
+{
+	struct wfs_inode *wi = WFS_I(inode);
+
+	spin_lock(&wi->lock);
+	wi->writers--;
+	/* what was on its way meanwhile does not know about the change */
+	wi->attr_start = ktime_get_ns();
+	spin_unlock(&wi->lock);
+}
+
+int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask,
+		unsigned int flags)
+{
+	struct inode *inode = d_inode(path->dentry);
+	struct wfs_inode *wi = WFS_I(inode);
+	int err = 0;
+
+	/* the server sets the times when data reaches it */
+	if (S_ISREG(inode->i_mode) && (mask & (STATX_MTIME | STATX_CTIME | STATX_BLOCKS)) &&
+	    !(flags & AT_STATX_DONT_SYNC) && wfs_is_dirty(inode)) {
+		err = wfs_flush(inode);
+		if (err == -EINTR)
+			return err;
+		set_bit(WFS_INO_STALE_ATTR, &wi->flags);
+	}
+	if (!(flags & AT_STATX_DONT_SYNC))
+		err = wfs_revalidate(inode, flags & AT_STATX_FORCE_SYNC);
+	if (err)
+		return err;
+	generic_fillattr(idmap, mask, inode, stat);
+	spin_lock(&wi->lock);
+	if (wi->btime.tv_nsec >= 0) {
+		stat->btime = wi->btime;
+		stat->result_mask |= STATX_BTIME;
+	}
+	spin_unlock(&wi->lock);
+	stat->blksize = max_t(u32, wfs_sess(inode->i_sb)->opt.rsize, PAGE_SIZE);
+	return 0;
+}
+
+/* Change the size in the page cache after the server has.  i_rwsem held. */
+static void wfs_set_size(struct inode *inode, loff_t size)
+{
+	loff_t old = i_size_read(inode);
+
+	if (size > old)
+		wfs_zero_tail(inode, old);
+	truncate_setsize(inode, size);
+}
+
+int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
+{
+	static const struct {
+		unsigned int	ia, set;
+	} map[] = {
+		{ ATTR_MODE, WFS_SET_MODE }, { ATTR_UID, WFS_SET_UID }, { ATTR_GID, WFS_SET_GID },
+		{ ATTR_SIZE, WFS_SET_SIZE },
+	};
+	struct inode *inode = d_inode(dentry);
+	struct wfs_inode *wi = WFS_I(inode);
+	struct wfs_setattr_req *body;
+	struct wfs_req *req;
+	unsigned int i;
+	u32 valid = 0;
+	int err;
+
+	/*
+	 * The server checks permissions and clears setuid bits; what the VFS asks for beside a size or owner
+	 * (ATTR_KILL_*) is its business.
+	 */
+	if (attr->ia_valid & ATTR_MODE && attr->ia_valid & (ATTR_KILL_SUID | ATTR_KILL_SGID))
+		attr->ia_valid &= ~ATTR_MODE;
+	for (i = 0; i < ARRAY_SIZE(map); i++)
+		if (attr->ia_valid & map[i].ia)
+			valid |= map[i].set;
+	if (attr->ia_valid & ATTR_ATIME)
+		valid |= attr->ia_valid & ATTR_ATIME_SET ? WFS_SET_ATIME : WFS_SET_ATIME_NOW;
+	if (attr->ia_valid & ATTR_MTIME)
+		valid |= attr->ia_valid & ATTR_MTIME_SET ? WFS_SET_MTIME : WFS_SET_MTIME_NOW;
+	if (!valid)
+		return 0;
+	if (valid & WFS_SET_SIZE) {
+		err = inode_newsize_ok(inode, attr->ia_size);
+		if (err)
+			return err;
+		inode_dio_wait(inode);
+	}
+	/* unwritten data would overtake: its WRITE sets the times again, and under the old owner */
+	if (S_ISREG(inode->i_mode)) {
+		err = wfs_flush(inode);
+		if (err == -EINTR)
+			return err;
+	}
+
+	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_SETATTR, current_cred(), sizeof(*body), GFP_KERNEL);
+	if (!req)
+		return -ENOMEM;
+	body = req->body;
+	body->fh = wi->fh;
+	if (attr->ia_valid & ATTR_FILE && valid == WFS_SET_SIZE)
+		body->fh = ((struct wfs_file *)attr->ia_file->private_data)->io;
+	body->valid = cpu_to_le32(valid);
+	body->mode = cpu_to_le32(attr->ia_mode & 07777);
+	if (valid & WFS_SET_UID)
+		body->uid = cpu_to_le32(from_kuid(&init_user_ns, attr->ia_uid));
+	if (valid & WFS_SET_GID)
+		body->gid = cpu_to_le32(from_kgid(&init_user_ns, attr->ia_gid));
+	if (valid & WFS_SET_SIZE)
+		body->size = cpu_to_le64(attr->ia_size);
+	if (valid & WFS_SET_ATIME) {
+		body->atime_sec = cpu_to_le64(attr->ia_atime.tv_sec);
+		body->atime_nsec = cpu_to_le32(attr->ia_atime.tv_nsec);
+	}
+	if (valid & WFS_SET_MTIME) {
+		body->mtime_sec = cpu_to_le64(attr->ia_mtime.tv_sec);
+		body->mtime_nsec = cpu_to_le32(attr->ia_mtime.tv_nsec);
+	}
+	wfs_begin_write(inode);
+	err = wfs_req_call(req);
+	if (!err) {
+		if (valid & WFS_SET_SIZE)
+			wfs_set_size(inode, attr->ia_size);
+		err = wfs_update_attr_wire(inode, (struct wfs_attr *)req->rep, req->start, WFS_ATTR_OURS);
+	}
+	wfs_end_write(inode);
+	wfs_req_put(req);
+	return err;
+}
+
+/* What the server lets squashed root do, remembered for as long as attributes are. */
+static int wfs_access(struct inode *inode, int mask)
+{
+	u32 want = mask & (MAY_READ | MAY_WRITE | MAY_EXEC);
+	struct wfs_inode *wi = WFS_I(inode);
+	const struct wfs_access_rep *rep;
+	struct wfs_access_req *body;
+	const struct cred *old;
+	struct wfs_req *req;
+	bool known;
+	u32 granted;
+	int err;
+
+	spin_lock(&wi->lock);
+	known = wi->access_cred == current_cred() && wfs_attr_fresh(inode) &&
+		time_before(jiffies, wi->access_time + wfs_ac(inode, false));
+	granted = wi->access_mask;
+	spin_unlock(&wi->lock);
+	if (known)
+		return want & ~granted ? -EACCES : 0;
+	if (mask & MAY_NOT_BLOCK)
+		return -ECHILD;
+
+	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_ACCESS, current_cred(), sizeof(*body), GFP_KERNEL);
+	if (!req)
+		return -ENOMEM;
+	body = req->body;
+	body->fh = wi->fh;
+	body->mask = cpu_to_le32(MAY_READ | MAY_WRITE | MAY_EXEC);
+	err = wfs_req_call(req);
+	if (!err) {
+		rep = (const void *)req->rep;
+		granted = le32_to_cpu(rep->mask);
+		err = wfs_update_attr_wire(inode, &rep->attr, req->start, WFS_ATTR_SEEN);
+	}
+	wfs_req_put(req);
+	if (err)
+		return err;
+	spin_lock(&wi->lock);
+	old = wi->access_cred;
+	wi->access_cred = get_current_cred();
+	wi->access_time = jiffies;
+	wi->access_mask = granted;
+	spin_unlock(&wi->lock);
+	if (old)
+		put_cred(old);
+	return want & ~granted ? -EACCES : 0;
+}
+
+/**
+ * wfs_permission - may the caller do this
+ * @idmap: the mount's
+ * @inode: the inode
+ * @mask: MAY_*
+ *
+ * The server has the last word with each request; here is decided what never reaches it, like
+ * the way through directories that are cached.  Root, when the export squashes it, is nobody there, which only
+ * the server can tell.
+ */
+int wfs_permission(struct mnt_idmap *idmap, struct inode *inode, int mask)
+{
+	const struct wfs_session *sess = wfs_sess(inode->i_sb);
+	int want = mask & (MAY_READ | MAY_WRITE | MAY_EXEC);
+	int err;
+
+	/* OPEN asks the server, which knows about rights granted a moment ago */
+	if (S_ISREG(inode->i_mode) && (mask & MAY_OPEN) && !(mask & MAY_EXEC))
+		return 0;
+	if (!wfs_attr_fresh(inode)) {
+		if (mask & MAY_NOT_BLOCK)
+			return -ECHILD;
+		err = wfs_revalidate(inode, false);
+		if (err)
+			return err;
+	}
+	if ((sess->export_flags & WFS_EXPORT_ROOT_SQUASH) && uid_eq(current_fsuid(), GLOBAL_ROOT_UID)) {
+		/* nobody can be given the right to execute what is not executable */
+		if ((want & MAY_EXEC) && S_ISREG(inode->i_mode) && !(inode->i_mode & 0111))
+			return -EACCES;
+		return wfs_access(inode, mask);
+	}
+	return generic_permission(idmap, inode, mask);
+}
+
+const struct inode_operations wfs_special_inode_operations = {
+	.getattr	= wfs_getattr,
+	.setattr	= wfs_setattr,
+	.permission	= wfs_permission,
+	.listxattr	= wfs_listxattr,
+};

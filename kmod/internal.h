@@ -1,0 +1,601 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * internal.h - what the files of the module share, grouped by the file that defines it.
+ *
+ * Lock order, outermost first:
+ *
+ *	inode->i_rwsem > mapping->invalidate_lock > folio lock > wfs_session.hello_mutex >
+ *	wfs_conn.send_mutex > socket lock > wfs_conn.lock, wfs_inode.lock
+ */
+#ifndef _WFS_INTERNAL_H
+#define _WFS_INTERNAL_H
+
+#include <linux/backing-dev.h>
+#include <linux/bvec.h>
+#include <linux/completion.h>
+#include <linux/cred.h>
+#include <linux/dcache.h>
+#include <linux/fs.h>
+#include <linux/fs_context.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/mempool.h>
+#include <linux/mutex.h>
+#include <linux/net.h>
+#include <linux/pagemap.h>
+#include <linux/refcount.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/uio.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "compat.h"
+#include "wfs_proto.h"
+
+struct wfs_conn;
+struct wfs_req;
+struct wfs_session;
+
+/* ---- proto.c: every check of what comes off the wire ---- */
+
+/**
+ * struct wfs_iattr - struct wfs_attr, checked and in the CPU's byte order
+ * @ino: inode number
+ * @size: bytes, at most MAX_LFS_FILESIZE
+ * @blocks: units of 512 bytes
+ * @change: differs when the file does; see @flags
+ * @atime, @mtime, @ctime, @btime: times
+ * @mode: type (one of the seven) and permissions
+ * @nlink: links
+ * @uid, @gid: owner in the initial user namespace
+ * @rdev: of a device node
+ * @flags: WFS_ATTR_*
+ */
+struct wfs_iattr {
+	u64			ino;
+	u64			size;
+	u64			blocks;
+	u64			change;
+	struct timespec64	atime, mtime, ctime, btime;
+	umode_t			mode;
+	u32			nlink;
+	u32			uid, gid;
+	u32			rdev_major, rdev_minor;
+	u32			flags;
+};
+
+/**
+ * struct wfs_dentry - struct wfs_dirent, checked
+ * @cookie: where to go on after it
+ * @ino: inode number
+ * @name: the name, not terminated
+ * @name_len: its length in bytes
+ * @type: DT_*
+ * @plus: its handle and attributes, or NULL
+ */
+struct wfs_dentry {
+	u64			cookie;
+	u64			ino;
+	const char		*name;
+	unsigned int		name_len;
+	unsigned int		type;
+	const struct wfs_entry	*plus;
+};
+
+int wfs_errno_from_wire(u32 status);
+int wfs_check_reply(const struct wfs_rep_hdr *hdr, u8 op, u32 data_max);
+int wfs_check_hello(const struct wfs_hello_rep *rep, u32 max_read, u32 max_write, u32 max_inflight);
+int wfs_check_fh(const struct wfs_fh *fh);
+int wfs_decode_attr(const struct wfs_attr *wire, struct wfs_iattr *attr);
+int wfs_decode_dirent(const void *data, size_t len, struct wfs_dentry *de);
+bool wfs_name_ok(const char *name, size_t len);
+unsigned int wfs_reply_body_len(u8 op);
+const char *wfs_op_name(u8 op);
+
+/* ---- request.c: one request from its making to its end ---- */
+
+/**
+ * enum wfs_req_state - where a request is; wfs_req_set_state() is the only writer
+ * @WFS_REQ_NEW: being filled in by its maker
+ * @WFS_REQ_QUEUED: on a connection's pending list, waits for a slot
+ * @WFS_REQ_SENT: has a slot; is being sent or was sent
+ * @WFS_REQ_DONE: has its result; the callback runs or ran
+ */
+enum wfs_req_state {
+	WFS_REQ_NEW,
+	WFS_REQ_QUEUED,
+	WFS_REQ_SENT,
+	WFS_REQ_DONE,
+};
+
+/* wfs_req.flags */
+#define WFS_REQ_ABANDONED	0	/* nobody waits for it any more: not worth sending again */
+#define WFS_REQ_REPLIED		1	/* the reply is complete, wfs_req.error is set */
+
+#define WFS_REQ_HEAD		512	/* bytes of header, groups and body that need no allocation */
+#define WFS_REQ_BVECS		16	/* segments of data that need no allocation */
+#define WFS_REP_BODY		(sizeof(struct wfs_create_rep))	/* the longest reply body */
+
+/**
+ * struct wfs_req - a request
+ * @link: on wfs_conn.pending, .resend, .done or a list of the function that handles it
+ * @ref: one for the transport from submit to the end of the callback, one for the maker
+ * @sess: the session
+ * @conn: the connection that it was submitted on
+ * @flags: WFS_REQ_*
+ * @state: enum wfs_req_state
+ * @op: enum wfs_op
+ * @soft: fails when it got no answer for the session's timeo
+ * @slot: valid in WFS_REQ_SENT
+ * @seq: of the slot, valid in WFS_REQ_SENT
+ * @phases: 2 when it goes to the socket; one is taken by the sender when the last byte is with TCP, one by the
+ *	receiver when the reply is complete; who takes the last one ends the request.  So neither side
+ *	touches a request that the other has ended.
+ * @submitted: jiffies at submit
+ * @start: ktime_get_ns() at submit, to order what replies say about an inode
+ * @head: header, groups and body as they go out
+ * @head_len: bytes of it
+ * @head_sent: bytes of it that TCP has taken
+ * @body: the body in @head
+ * @src: data to send as the maker set it, count 0 when none
+ * @src_left: what of @src TCP has not taken
+ * @splice: the pages of @src may be given to TCP without a copy
+ * @dst: where received data goes, as the maker set it
+ * @dst_left: what of @dst is still free
+ * @data_len: bytes of data received
+ * @rep: body of the reply, valid without error
+ * @error: 0 or a negative errno, valid from WFS_REQ_DONE on
+ * @complete: called once, in process context (the connection's work item or its recovery); must not sleep
+ *	for another request's end
+ * @private: of the maker
+ * @buf: memory owned by the request that @src or @dst point to, freed with it
+ * @bvec: the data's segments, @bvec_inline or allocated
+ * @nr_bvec: segments used
+ * @max_bvec: segments there are
+ * @kvec: for @buf
+ * @pos: for reads and writes: offset in the file in bytes
+ * @len: for reads and writes: length in bytes
+ * @done: for wfs_req_call()
+ */
+struct wfs_req {
+	struct list_head	link;
+	refcount_t		ref;
+	struct wfs_session	*sess;
+	struct wfs_conn		*conn;
+	unsigned long		flags;
+	enum wfs_req_state	state;
+	u8			op;
+	bool			soft;
+	bool			splice;
+	u16			slot;
+	u32			seq;
+	atomic_t		phases;
+	unsigned long		submitted;
+	u64			start;
+
+	void			*head;
+	unsigned int		head_len;
+	unsigned int		head_sent;
+	void			*body;
+	struct iov_iter		src, src_left;
+
+	struct iov_iter		dst, dst_left;
+	u32			data_len;
+	int			error;
+
+	void			(*complete)(struct wfs_req *req);
+	void			*private;
+	void			*buf;
+	struct bio_vec		*bvec;
+	unsigned int		nr_bvec;
+	unsigned int		max_bvec;
+	struct kvec		kvec;
+	u64			pos;
+	size_t			len;
+	struct completion	done;
+
+	u8			rep[WFS_REP_BODY] __aligned(8);
+	u8			head_inline[WFS_REQ_HEAD] __aligned(8);
+	struct bio_vec		bvec_inline[WFS_REQ_BVECS];
+};
+
+int wfs_req_init(void);
+void wfs_req_exit(void);
+struct wfs_req *wfs_req_alloc(struct wfs_session *sess, u8 op, const struct cred *cred, size_t body_len,
+			      gfp_t gfp);
+void wfs_req_put(struct wfs_req *req);
+void wfs_req_bvecs(struct wfs_req *req, unsigned int want, gfp_t gfp);
+int wfs_req_buf(struct wfs_req *req, size_t len, bool source);
+void wfs_req_rewind(struct wfs_req *req);
+void wfs_req_set_state(struct wfs_req *req, enum wfs_req_state state);
+void wfs_req_end(struct wfs_req *req);
+int wfs_req_call(struct wfs_req *req);
+void wfs_put_name(void *to, const struct qstr *name);
+
+/* ---- conn.c: one TCP connection ---- */
+
+/**
+ * enum wfs_conn_state - wfs_conn_set_state() is the only writer
+ * @WFS_CONN_NEW: not started
+ * @WFS_CONN_CONNECTING: recover_work makes the socket and says HELLO
+ * @WFS_CONN_READY: requests flow
+ * @WFS_CONN_BROKEN: recover_work is queued to tear the socket down and to connect again
+ * @WFS_CONN_WAITING: recover_work is delayed after a failure
+ * @WFS_CONN_CLOSED: for good; every request fails
+ */
+enum wfs_conn_state {
+	WFS_CONN_NEW,
+	WFS_CONN_CONNECTING,
+	WFS_CONN_READY,
+	WFS_CONN_BROKEN,
+	WFS_CONN_WAITING,
+	WFS_CONN_CLOSED,
+};
+
+/* What the receiver expects next. */
+enum wfs_recv_state {
+	WFS_RECV_HDR,
+	WFS_RECV_BODY,
+	WFS_RECV_DATA,
+};
+
+/**
+ * struct wfs_slot - a request's place on a connection
+ * @req: the request in it, or NULL; written under wfs_conn.lock
+ * @seq: sequence number of the slot's last request
+ */
+struct wfs_slot {
+	struct wfs_req	*req;
+	u32		seq;
+};
+
+/* Counters of a connection; each has one writer at a time, readers may be a little behind. */
+struct wfs_conn_stats {
+	u64	sent;		/* bytes given to TCP */
+	u64	received;	/* bytes taken from TCP */
+	u64	requests;	/* requests ended */
+	u64	resent;		/* requests sent again on a new connection */
+	u64	connects;	/* connections made */
+};
+
+/**
+ * struct wfs_conn - a connection: belongs to a CPU, whose bound worker sends and receives
+ * @sess: the session
+ * @index: its number in the session
+ * @cpu: where @io_work runs
+ * @sock_mutex: protects @sock against release while another thread shuts it down
+ * @sock: the socket or NULL
+ * @saved_data_ready, @saved_write_space, @saved_state_change: the socket's own callbacks
+ * @io_work: sends and receives within a budget, runs completions; enabled while there is a socket that it
+ *	may use
+ * @recover_work: the one place that tears down, sends again and connects
+ * @lock: protects @state, @pending, @resend, @done, @slot_map and wfs_slot.req
+ * @state: enum wfs_conn_state
+ * @pending: requests without a slot, in the order of submit
+ * @resend: requests that have a slot and were cut off, oldest first
+ * @done: requests that the sender found ended, for @io_work
+ * @slots: @nr_slots slots
+ * @slot_map: which of them are taken
+ * @nr_slots: slots agreed with the server
+ * @inflight: requests in slots
+ * @progress: jiffies when the last byte was received, or the first request sent after none
+ * @error: why the last connection ended or could not be made, negative errno
+ * @peer_versions: wfs_rep_hdr.info of a HELLO that was refused
+ * @attempts: failed attempts to connect since the last success
+ * @abort: fail what is queued instead of sending it again, once
+ * @send_mutex: held by who sends; protects @sending
+ * @sending: the request that is partly sent, or NULL
+ * @recv_state, @recv_hdr, @recv_off, @recv_left, @recv_req: the receiver's (@io_work's) place in the stream
+ * @recv_error: the stream can't be read on, negative errno
+ * @stats: counters
+ */
+struct wfs_conn {
+	struct wfs_session	*sess;
+	unsigned int		index;
+	int			cpu;
+
+	struct mutex		sock_mutex;
+	struct socket		*sock;
+	void			(*saved_data_ready)(struct sock *sk);
+	void			(*saved_write_space)(struct sock *sk);
+	void			(*saved_state_change)(struct sock *sk);
+
+	struct work_struct	io_work;
+	struct delayed_work	recover_work;
+
+	spinlock_t		lock;
+	enum wfs_conn_state	state;
+	struct list_head	pending;
+	struct list_head	resend;
+	struct list_head	done;
+	struct wfs_slot		*slots;
+	unsigned long		*slot_map;
+	unsigned int		nr_slots;
+	unsigned int		inflight;
+	unsigned long		progress;
+	int			error;
+	u64			peer_versions;
+	unsigned int		attempts;
+	bool			abort;
+
+	struct mutex		send_mutex;
+	struct wfs_req		*sending;
+
+	enum wfs_recv_state	recv_state;
+	struct wfs_rep_hdr	recv_hdr;
+	unsigned int		recv_off;
+	u32			recv_left;
+	struct wfs_req		*recv_req;
+	int			recv_error;
+
+	struct wfs_conn_stats	stats;
+};
+
+int wfs_conn_init_module(void);
+void wfs_conn_exit_module(void);
+struct wfs_conn *wfs_conn_create(struct wfs_session *sess, unsigned int index, int cpu);
+void wfs_conn_start(struct wfs_conn *conn);
+void wfs_conn_abort(struct wfs_conn *conn);
+void wfs_conn_destroy(struct wfs_conn *conn);
+void wfs_conn_submit(struct wfs_conn *conn, struct wfs_req *req);
+void wfs_conn_check_timeout(struct wfs_conn *conn);
+const char *wfs_conn_state_name(enum wfs_conn_state state);
+extern struct workqueue_struct *wfs_wq;
+
+/* ---- session.c: the connections of one mount ---- */
+
+/**
+ * struct wfs_options - mount options; Documentation/mount.wfs.8.rst
+ * @source: HOST:/[SUBDIR] as it was mounted
+ * @path: SUBDIR in @source, without its slashes at either end
+ * @addr: the server's address and port
+ * @port: 1 to 65535
+ * @conns: connections, 1 to WFS_CONNS_MAX
+ * @rsize, @wsize: bytes, WFS_IO_MIN to WFS_IO_MAX
+ * @timeo: tenths of a second, 1 to 6000
+ * @soft: fail after timeo instead of waiting on
+ * @acregmin, @acregmax, @acdirmin, @acdirmax: seconds, 0 to 86400
+ */
+struct wfs_options {
+	char			*source;
+	char			*path;
+	struct sockaddr_storage	addr;
+	unsigned int		port;
+	unsigned int		conns;
+	unsigned int		rsize, wsize;
+	unsigned int		timeo;
+	bool			soft;
+	unsigned int		acregmin, acregmax, acdirmin, acdirmax;
+};
+
+/* Requests and errors of one operation, counted on each CPU. */
+struct wfs_op_stats {
+	u64	requests[WFS_OP__COUNT];
+	u64	errors[WFS_OP__COUNT];
+};
+
+/**
+ * struct wfs_session - what a mount shares with the server
+ * @opt: mount options; rsize and wsize as agreed once the first connection stands
+ * @id: number of the mount, names its debugfs directory
+ * @nr_conns: connections, at most what the server allows
+ * @conns: they
+ * @hello_mutex: one HELLO at a time; protects @session_id and the agreed limits
+ * @session_id: the server's name for the session, zero for none yet
+ * @agreed: limits are agreed on; a server that comes back with less is refused
+ * @max_inflight: slots of each connection
+ * @max_conns: connections that the server allows
+ * @export_flags: WFS_EXPORT_*
+ * @anon_uid, @anon_gid: whom root is squashed to
+ * @ready: connections in WFS_CONN_READY
+ * @wait: woken when a connection's attempt to connect ends, and when a connection becomes idle
+ * @timeout_work: looks for requests and connections that got no answer
+ * @net: the network namespace of the mount
+ * @umounting: every request is soft from now on
+ * @forced: umount -f: requests fail while there is no connection; ends with the next one
+ * @stats: requests and errors by operation
+ * @debugfs: the mount's directory
+ */
+struct wfs_session {
+	struct wfs_options	opt;
+	unsigned int		id;
+	unsigned int		nr_conns;
+	struct wfs_conn		*conns[WFS_CONNS_MAX];
+
+	struct mutex		hello_mutex;
+	u8			session_id[WFS_SESSION_LEN];
+	bool			agreed;
+	u32			max_inflight;
+	u32			max_conns;
+	u32			export_flags;
+	u32			anon_uid, anon_gid;
+
+	atomic_t		ready;
+	wait_queue_head_t	wait;
+	struct delayed_work	timeout_work;
+	struct net		*net;
+	bool			umounting;
+	bool			forced;
+	struct wfs_op_stats __percpu *stats;
+	struct dentry		*debugfs;
+};
+
+struct wfs_session *wfs_session_create(struct wfs_options *opt, struct fs_context *fc);
+void wfs_session_abort(struct wfs_session *sess);
+void wfs_session_umount(struct wfs_session *sess);
+void wfs_session_destroy(struct wfs_session *sess);
+void wfs_submit(struct wfs_req *req);
+
+static inline unsigned long wfs_timeo(const struct wfs_session *sess)
+{
+	return max(sess->opt.timeo * HZ / 10, 1u);
+}
+
+/* ---- debugfs.c ---- */
+
+void wfs_debugfs_init(void);
+void wfs_debugfs_exit(void);
+void wfs_debugfs_add(struct wfs_session *sess);
+void wfs_debugfs_remove(struct wfs_session *sess);
+
+/* ---- super.c ---- */
+
+static inline struct wfs_session *wfs_sess(const struct super_block *sb)
+{
+	return sb->s_fs_info;
+}
+
+/* ---- inode.c: inodes and their attributes ---- */
+
+/* wfs_inode.flags */
+#define WFS_INO_STALE_DATA	0	/* the page cache may be older than the file: drop it before the next use */
+#define WFS_INO_STALE_ATTR	1	/* the attributes may be older than the file */
+#define WFS_INO_LOST_DATA	2	/* data that was not committed is gone: the server machine restarted */
+#define WFS_INO_UNCOMMITTED	3	/* @verifier is that of data not committed yet */
+#define WFS_INO_READDIR_PLUS	4	/* somebody looked up what READDIR listed: attributes are wanted */
+
+/**
+ * struct wfs_inode - an inode
+ * @inode: the VFS's
+ * @fh: its handle, never changes
+ * @flags: WFS_INO_*
+ * @lock: protects what follows, and i_size against updates from the server while @writers is not 0
+ * @change: the change attribute that the page cache, or a directory's dentries, belong to
+ * @racy: @change does not tell the next change from this one
+ * @attr_time: jiffies when the attributes were found valid
+ * @attr_timeo: jiffies that they stay valid
+ * @attr_start: replies of requests that were submitted before (ktime_get_ns()) say nothing new
+ * @writers: tasks that change data or size just now
+ * @btime: birth time, tv_nsec -1 when the export has none
+ * @write_io: I/O handle with the right to write, for writeback; len 0 when there was none
+ * @write_cred: who got it
+ * @verifier: the server's when it took the oldest data that is not committed
+ * @access_cred, @access_time, @access_mask: what the server said that this user may do (squashed root)
+ * @dir_gen: directories: a dentry whose d_time differs has to be looked up again
+ * @commit_mutex: one COMMIT at a time
+ */
+struct wfs_inode {
+	struct inode		inode;
+	struct wfs_fh		fh;
+	unsigned long		flags;
+
+	spinlock_t		lock;
+	u64			change;
+	bool			racy;
+	unsigned long		attr_time;
+	unsigned long		attr_timeo;
+	u64			attr_start;
+	unsigned int		writers;
+	struct timespec64	btime;
+	struct wfs_fh		write_io;
+	const struct cred	*write_cred;
+	u64			verifier;
+	const struct cred	*access_cred;
+	unsigned long		access_time;
+	u32			access_mask;
+
+	unsigned long		dir_gen;
+	struct mutex		commit_mutex;
+};
+
+static inline struct wfs_inode *WFS_I(const struct inode *inode)
+{
+	return container_of(inode, struct wfs_inode, inode);
+}
+
+/* How wfs_update_attr() is to take what the server said. */
+enum wfs_attr_from {
+	WFS_ATTR_SEEN,		/* GETATTR, LOOKUP, ...: somebody else's changes show in it */
+	WFS_ATTR_OPENED,	/* OPEN: as SEEN, and data cached under a racy change can't be trusted */
+	WFS_ATTR_OURS,		/* SETATTR, LINK: the change is ours */
+	WFS_ATTR_WROTE,		/* WRITE, COMMIT: ours, and the size is behind the cached one */
+};
+
+int wfs_inode_init(void);
+void wfs_inode_exit(void);
+struct inode *wfs_alloc_inode(struct super_block *sb);
+void wfs_free_inode(struct inode *inode);
+void wfs_evict_inode(struct inode *inode);
+struct inode *wfs_iget(struct super_block *sb, const struct wfs_fh *fh, const struct wfs_iattr *attr,
+		       u64 start);
+struct inode *wfs_iget_entry(struct super_block *sb, const struct wfs_entry *entry, u64 start);
+void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 start,
+		     enum wfs_attr_from from);
+int wfs_update_attr_wire(struct inode *inode, const struct wfs_attr *wire, u64 start,
+			 enum wfs_attr_from from);
+int wfs_update_dir(struct inode *dir, const struct wfs_dir_change *dc, u64 start);
+int wfs_revalidate(struct inode *inode, bool force);
+int wfs_revalidate_mapping(struct inode *inode);
+int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask,
+		unsigned int flags);
+int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr);
+int wfs_permission(struct mnt_idmap *idmap, struct inode *inode, int mask);
+void wfs_begin_write(struct inode *inode);
+void wfs_end_write(struct inode *inode);
+extern const struct inode_operations wfs_special_inode_operations;
+
+/* ---- dir.c ---- */
+
+extern const struct inode_operations wfs_dir_inode_operations;
+extern const struct dentry_operations wfs_dentry_operations;
+int wfs_lookup_entry(struct super_block *sb, const struct wfs_fh *dir, const struct qstr *name,
+		     struct inode **inode);
+void wfs_dentry_verified(struct dentry *dentry, unsigned long gen);
+
+/* ---- readdir.c ---- */
+
+extern const struct file_operations wfs_dir_operations;
+
+/* ---- symlink.c ---- */
+
+extern const struct inode_operations wfs_symlink_inode_operations;
+
+/* ---- xattr.c ---- */
+
+extern const struct xattr_handler * const wfs_xattr_handlers[];
+ssize_t wfs_listxattr(struct dentry *dentry, char *list, size_t size);
+
+/* ---- file.c ---- */
+
+/**
+ * struct wfs_file - an open regular file, file->private_data
+ * @io: its I/O handle
+ * @cred: who opened it
+ * @can_read: @io has the right to read, which a file opened for writing lacks when the user does
+ */
+struct wfs_file {
+	struct wfs_fh		io;
+	const struct cred	*cred;
+	bool			can_read;
+};
+
+extern const struct inode_operations wfs_file_inode_operations;
+extern const struct file_operations wfs_file_operations;
+int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh *io, bool can_read);
+void wfs_send_close(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred);
+u32 wfs_open_flags(unsigned int f_flags);
+
+/* ---- read.c: buffered reads ---- */
+
+int wfs_read_folio(struct file *file, struct folio *folio);
+void wfs_readahead(struct readahead_control *rac);
+struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_file *wf, u64 pos, gfp_t gfp);
+
+/* ---- write.c: buffered writes and writeback ---- */
+
+extern const struct address_space_operations wfs_aops;
+int wfs_flush(struct inode *inode);
+int wfs_commit(struct inode *inode, struct file *file, bool datasync);
+void wfs_wrote(struct inode *inode, struct wfs_req *req);
+struct wfs_req *wfs_write_req(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred,
+			      u64 pos, gfp_t gfp);
+void wfs_zero_tail(struct inode *inode, loff_t size);
+vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf);
+
+/* ---- direct.c: O_DIRECT, and writes that can't be cached ---- */
+
+ssize_t wfs_direct_read(struct kiocb *iocb, struct iov_iter *iter);
+ssize_t wfs_direct_write(struct kiocb *iocb, struct iov_iter *iter);
+
+#endif /* _WFS_INTERNAL_H */

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * read.c - buffered reads: data goes from the socket's buffers straight into page cache folios
+ *
+ * A request holds the locks of its folios.  Nobody waits for it: whoever needs a folio waits for that folio.
+ */
+#include "internal.h"
+
+/**
+ * wfs_read_req - make a READ; the caller sets where the data goes, and @len
+ * @sess: the session
+ * @wf: the open file
+ * @pos: offset in the file
+ * @gfp: for the allocation
+ */
+struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_file *wf, u64 pos, gfp_t gfp)
+{
+	struct wfs_read_req *body;
+	struct wfs_req *req;
+
+	req = wfs_req_alloc(sess, WFS_OP_READ, wf->cred, sizeof(*body), gfp);
+	if (!req)
+		return NULL;
+	body = req->body;
+	body->io = wf->io;
+	body->offset = cpu_to_le64(pos);
+	req->pos = pos;
+	return req;
+}
+
+/* What was read is in the folios; what the file does not have is zero. */
+static void wfs_read_done(struct wfs_req *req)
+{
+	size_t left = req->data_len;
+	unsigned int i;
+
+	for (i = 0; i < req->nr_bvec; i++) {
+		struct folio *folio = page_folio(req->bvec[i].bv_page);
+		size_t len = min_t(size_t, left, folio_size(folio));
+
+		left -= len;
+		if (!req->error && len < folio_size(folio))
+			folio_zero_segment(folio, len, folio_size(folio));
+		folio_end_read(folio, !req->error);
+	}
+}
+
+static void wfs_read_submit(struct wfs_req *req)
+{
+	struct wfs_read_req *body = req->body;
+
+	body->count = cpu_to_le32(req->len);
+	iov_iter_bvec(&req->dst, ITER_DEST, req->bvec, req->nr_bvec, req->len);
+	req->complete = wfs_read_done;
+	wfs_submit(req);
+	wfs_req_put(req);
+}
+
+static void wfs_read_add(struct wfs_req *req, struct folio *folio)
+{
+	bvec_set_folio(&req->bvec[req->nr_bvec++], folio, folio_size(folio), 0);
+	req->len += folio_size(folio);
+}
+
+void wfs_readahead(struct readahead_control *rac)
+{
+	struct wfs_session *sess = wfs_sess(rac->mapping->host->i_sb);
+	struct wfs_req *req = NULL;
+	struct folio *folio;
+
+	while ((folio = readahead_folio(rac))) {
+		/* a folio is at most rsize long, see wfs_iget() */
+		if (req && (req->nr_bvec == req->max_bvec || req->len + folio_size(folio) > sess->opt.rsize)) {
+			wfs_read_submit(req);
+			req = NULL;
+		}
+		if (!req) {
+			req = wfs_read_req(sess, rac->file->private_data, folio_pos(folio), GFP_NOFS);
+			if (!req) {
+				/* read when somebody wants it; the VM unlocks the rest */
+				folio_unlock(folio);
+				return;
+			}
+			wfs_req_bvecs(req, min(readahead_count(rac), sess->opt.rsize >> PAGE_SHIFT), GFP_NOFS);
+		}
+		wfs_read_add(req, folio);
+	}
+	if (req)
+		wfs_read_submit(req);
+}
+
+int wfs_read_folio(struct file *file, struct folio *folio)
+{
+	struct inode *inode = folio->mapping->host;
+	struct wfs_req *req;
+
+	if (!file) {
+		folio_unlock(folio);
+		return -EBADF;
+	}
+	req = wfs_read_req(wfs_sess(inode->i_sb), file->private_data, folio_pos(folio), GFP_NOFS);
+	if (!req) {
+		folio_unlock(folio);
+		return -ENOMEM;
+	}
+	wfs_read_add(req, folio);
+	wfs_read_submit(req);
+	return 0;
+}

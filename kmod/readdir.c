@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+/* readdir.c - directories are listed with attributes, which fill the caches */
+#include "internal.h"
+
+#define WFS_READDIR_FIRST	(32u << 10)	/* bytes of entries to ask for at the start of a directory */
+#define WFS_READDIR_NEXT	(256u << 10)	/* and from then on */
+
+/**
+ * struct wfs_dir_file - an open directory, file->private_data; file->f_pos_lock protects it
+ * @req: the READDIR whose reply holds the entries, or NULL
+ * @off: bytes of its data that were given out
+ * @pos: position of the entry at @off
+ * @eof: there is nothing after these entries
+ */
+struct wfs_dir_file {
+	struct wfs_req	*req;
+	size_t		off;
+	loff_t		pos;
+	bool		eof;
+};
+
+static int wfs_dir_open(struct inode *inode, struct file *file)
+{
+	file->private_data = kzalloc(sizeof(struct wfs_dir_file), GFP_KERNEL);
+	return file->private_data ? 0 : -ENOMEM;
+}
+
+static int wfs_dir_release(struct inode *inode, struct file *file)
+{
+	struct wfs_dir_file *df = file->private_data;
+
+	wfs_req_put(df->req);
+	kfree(df);
+	return 0;
+}
+
+/* Put an entry that came with attributes into the dentry and inode caches. */
+static void wfs_dir_prime(struct dentry *parent, const struct wfs_dentry *de, u64 start, unsigned long gen)
+{
+	struct qstr name = QSTR_INIT(de->name, de->name_len);
+	DECLARE_WAIT_QUEUE_HEAD_ONSTACK(wq);
+	struct dentry *dentry, *alias;
+	struct inode *inode;
+
+	inode = wfs_iget_entry(parent->d_sb, de->plus, start);
+	if (IS_ERR(inode))
+		return;
+	name.hash = full_name_hash(parent, name.name, name.len);
+	dentry = d_lookup(parent, &name);
+	if (!dentry) {
+		dentry = d_alloc_parallel(parent, &name, &wq);
+		if (IS_ERR(dentry)) {
+			iput(inode);
+			return;
+		}
+	}
+	if (!d_in_lookup(dentry)) {
+		/* what is cached is right, or d_revalidate() finds that it is not */
+		if (d_inode(dentry) == inode)
+			wfs_dentry_verified(dentry, gen);
+		iput(inode);
+	} else {
+		alias = d_splice_alias(inode, dentry);
+		if (!IS_ERR(alias))
+			wfs_dentry_verified(alias ?: dentry, gen);
+		d_lookup_done(dentry);
+		if (!IS_ERR_OR_NULL(alias))
+			dput(alias);
+	}
+	dput(dentry);
+}
+
+/* Replace the entries by those from @pos on. */
+static int wfs_dir_fetch(struct file *file, loff_t pos)
+{
+	struct wfs_dir_file *df = file->private_data;
+	struct inode *dir = file_inode(file);
+	struct wfs_inode *wi = WFS_I(dir);
+	unsigned int count = pos ? WFS_READDIR_NEXT : WFS_READDIR_FIRST;
+	bool plus = test_and_clear_bit(WFS_INO_READDIR_PLUS, &wi->flags) || !pos;
+	unsigned long gen = READ_ONCE(wi->dir_gen);
+	struct wfs_readdir_req *body;
+	struct wfs_dentry de;
+	struct wfs_req *req;
+	size_t off = 0;
+	u64 last = pos;
+	int err;
+
+	wfs_req_put(df->req);
+	df->req = NULL;
+	req = wfs_req_alloc(wfs_sess(dir->i_sb), WFS_OP_READDIR, file->f_cred, sizeof(*body), GFP_KERNEL);
+	if (!req)
+		return -ENOMEM;
+	err = wfs_req_buf(req, count, false);
+	if (err)
+		goto err;
+	body = req->body;
+	body->dir = wi->fh;
+	body->cookie = cpu_to_le64(pos);
+	body->count = cpu_to_le32(count);
+	body->flags = cpu_to_le32(plus ? WFS_READDIR_PLUS : 0);
+	err = wfs_req_call(req);
+	if (err)
+		goto err;
+
+	df->eof = ((struct wfs_readdir_rep *)req->rep)->eof;
+	while (off < req->data_len) {
+		int len = wfs_decode_dirent(req->buf + off, req->data_len - off, &de);
+
+		if (len < 0) {
+			pr_warn_ratelimited("wfs: malformed directory entry from the server\n");
+			err = -EIO;
+			goto err;
+		}
+		if (de.plus)
+			wfs_dir_prime(file->f_path.dentry, &de, req->start, gen);
+		last = de.cookie;
+		off += len;
+		cond_resched();
+	}
+	/* a listing that does not get on never ends */
+	if (!df->eof && last == pos) {
+		err = -EIO;
+		goto err;
+	}
+	df->req = req;
+	df->off = 0;
+	df->pos = pos;
+	return 0;
+err:
+	wfs_req_put(req);
+	return err;
+}
+
+static int wfs_iterate(struct file *file, struct dir_context *ctx)
+{
+	struct wfs_dir_file *df = file->private_data;
+	struct inode *dir = file_inode(file);
+	struct wfs_dentry de;
+	int err, len;
+
+	/* rewound: show what there is now */
+	if (!ctx->pos && df->off) {
+		wfs_req_put(df->req);
+		df->req = NULL;
+	}
+	for (;;) {
+		if (!df->req || df->pos != ctx->pos) {
+			err = wfs_dir_fetch(file, ctx->pos);
+			if (err)
+				return err;
+		}
+		while (df->off < df->req->data_len) {
+			u64 ino;
+
+			len = wfs_decode_dirent(df->req->buf + df->off, df->req->data_len - df->off, &de);
+			if (len < 0)
+				return -EIO;
+			ino = de.ino;
+			if (de.name_len == 1 && de.name[0] == '.')
+				ino = dir->i_ino;
+			if (!dir_emit(ctx, de.name, de.name_len, ino, de.type))
+				return 0;
+			df->off += len;
+			df->pos = de.cookie;
+			ctx->pos = de.cookie;
+		}
+		if (df->eof)
+			return 0;
+		/* the buffer is used up at the position where the next one starts */
+		wfs_req_put(df->req);
+		df->req = NULL;
+	}
+}
+
+static int wfs_dir_fsync(struct file *file, loff_t start, loff_t end, int datasync)
+{
+	return wfs_commit(file_inode(file), NULL, datasync);
+}
+
+const struct file_operations wfs_dir_operations = {
+	.open		= wfs_dir_open,
+	.release	= wfs_dir_release,
+	.llseek		= generic_file_llseek,
+	.read		= generic_read_dir,
+	.iterate_shared	= wfs_iterate,
+	.fsync		= wfs_dir_fsync,
+	.setlease	= simple_nosetlease,
+};

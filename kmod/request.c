@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * request.c - one request: memory, credentials, the wait for its end
+ *
+ * A request owns all that its reply may be written to, or pins it.  So whoever waits for one may
+ * walk away when killed: the reply then lands in memory that nobody looks at, and the last reference frees it.
+ */
+#include "internal.h"
+#include "trace.h"
+
+/*
+ * Requests that writeback can always have.  Each is given back when its reply arrives, without any
+ * other allocation, so writeback makes progress when there is no memory left.
+ */
+#define WFS_REQ_RESERVE		64
+
+static struct kmem_cache *wfs_req_cache;
+static mempool_t *wfs_req_pool;
+
+int wfs_req_init(void)
+{
+	BUILD_BUG_ON(WFS_REP_BODY < sizeof(struct wfs_rename_rep));
+	BUILD_BUG_ON(WFS_REP_BODY < sizeof(struct wfs_make_rep));
+
+	wfs_req_cache = KMEM_CACHE(wfs_req, SLAB_HWCACHE_ALIGN | SLAB_RECLAIM_ACCOUNT);
+	if (!wfs_req_cache)
+		return -ENOMEM;
+	wfs_req_pool = mempool_create_slab_pool(WFS_REQ_RESERVE, wfs_req_cache);
+	if (!wfs_req_pool) {
+		kmem_cache_destroy(wfs_req_cache);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+void wfs_req_exit(void)
+{
+	mempool_destroy(wfs_req_pool);
+	kmem_cache_destroy(wfs_req_cache);
+}
+
+/**
+ * wfs_req_alloc - make a request
+ * @sess: the session
+ * @op: enum wfs_op
+ * @cred: whose request it is; uid, gid and groups go out with it
+ * @body_len: bytes of body
+ * @gfp: GFP_KERNEL, or GFP_NOFS on the writeback path, where this can't fail while @body_len is that of
+ *	a READ, WRITE or COMMIT
+ *
+ * Groups that need memory which is not there are left out: that can only take rights away.
+ *
+ * Return: the request, its body zeroed, with one reference, or NULL.
+ */
+struct wfs_req *wfs_req_alloc(struct wfs_session *sess, u8 op, const struct cred *cred, size_t body_len,
+			      gfp_t gfp)
+{
+	const struct group_info *gi = cred->group_info;
+	unsigned int ngroups = min_t(unsigned int, gi->ngroups, WFS_GROUPS_MAX);
+	struct wfs_req_hdr *hdr;
+	struct wfs_req *req;
+	__le32 *groups;
+	unsigned int i;
+	size_t len;
+
+	req = mempool_alloc(wfs_req_pool, gfp);
+	if (!req)
+		return NULL;
+	memset(req, 0, offsetof(struct wfs_req, rep));
+	req->head = req->head_inline;
+	len = sizeof(*hdr) + ngroups * sizeof(*groups) + body_len;
+	if (len > WFS_REQ_HEAD) {
+		req->head = kmalloc(len, gfp | __GFP_NOWARN);
+		if (!req->head && sizeof(*hdr) + body_len <= WFS_REQ_HEAD) {
+			req->head = req->head_inline;
+			ngroups = 0;
+			len = sizeof(*hdr) + body_len;
+		} else if (!req->head) {
+			mempool_free(req, wfs_req_pool);
+			return NULL;
+		}
+	}
+	memset(req->head, 0, len);
+	req->head_len = len;
+
+	hdr = req->head;
+	hdr->magic = cpu_to_le32(WFS_MAGIC);
+	hdr->op = op;
+	hdr->body_len = cpu_to_le32(body_len);
+	hdr->uid = cpu_to_le32(from_kuid(&init_user_ns, cred->fsuid));
+	hdr->gid = cpu_to_le32(from_kgid(&init_user_ns, cred->fsgid));
+	hdr->ngroups = cpu_to_le16(ngroups);
+	groups = (__le32 *)(hdr + 1);
+	for (i = 0; i < ngroups; i++)
+		groups[i] = cpu_to_le32(from_kgid(&init_user_ns, gi->gid[i]));
+	req->body = groups + ngroups;
+
+	INIT_LIST_HEAD(&req->link);
+	refcount_set(&req->ref, 1);
+	init_completion(&req->done);
+	req->sess = sess;
+	req->op = op;
+	req->soft = sess->opt.soft;
+	req->bvec = req->bvec_inline;
+	req->max_bvec = WFS_REQ_BVECS;
+	return req;
+}
+
+void wfs_req_put(struct wfs_req *req)
+{
+	if (!req || !refcount_dec_and_test(&req->ref))
+		return;
+	if (req->head != req->head_inline)
+		kfree(req->head);
+	if (req->bvec != req->bvec_inline)
+		kfree(req->bvec);
+	kvfree(req->buf);
+	mempool_free(req, wfs_req_pool);
+}
+
+/**
+ * wfs_req_bvecs - make room for segments of data
+ * @req: the request
+ * @want: segments; WFS_REQ_BVECS are there without asking
+ * @gfp: for the allocation
+ *
+ * Without memory the request keeps what it has and gets shorter: look at @max_bvec.
+ */
+void wfs_req_bvecs(struct wfs_req *req, unsigned int want, gfp_t gfp)
+{
+	struct bio_vec *bvec;
+
+	if (want <= req->max_bvec)
+		return;
+	bvec = kmalloc_array(want, sizeof(*bvec), gfp | __GFP_NOWARN);
+	if (!bvec)
+		return;
+	req->bvec = bvec;
+	req->max_bvec = want;
+}
+
+/**
+ * wfs_req_buf - give a request a buffer of its own for data
+ * @req: the request
+ * @len: bytes, not 0
+ * @source: the data goes out; else it comes in
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int wfs_req_buf(struct wfs_req *req, size_t len, bool source)
+{
+	req->buf = kvzalloc(len, GFP_KERNEL);
+	if (!req->buf)
+		return -ENOMEM;
+	req->kvec.iov_base = req->buf;
+	req->kvec.iov_len = len;
+	iov_iter_kvec(source ? &req->src : &req->dst, source ? ITER_SOURCE : ITER_DEST, &req->kvec, 1, len);
+	return 0;
+}
+
+/* Bring @req to where nothing of it was sent or received. */
+void wfs_req_rewind(struct wfs_req *req)
+{
+	struct wfs_req_hdr *hdr = req->head;
+
+	hdr->slot = cpu_to_le16(req->slot);
+	hdr->seq = cpu_to_le32(req->seq);
+	hdr->data_len = cpu_to_le32(iov_iter_count(&req->src));
+	req->head_sent = 0;
+	req->src_left = req->src;
+	req->dst_left = req->dst;
+	req->data_len = 0;
+	req->error = 0;
+	clear_bit(WFS_REQ_REPLIED, &req->flags);
+	atomic_set(&req->phases, 2);
+}
+
+void wfs_req_set_state(struct wfs_req *req, enum wfs_req_state state)
+{
+	static const u8 from[] = {	/* the states that a state may follow */
+		[WFS_REQ_NEW]		= 0,
+		[WFS_REQ_QUEUED]	= BIT(WFS_REQ_NEW),
+		[WFS_REQ_SENT]		= BIT(WFS_REQ_QUEUED),
+		[WFS_REQ_DONE]		= BIT(WFS_REQ_NEW) | BIT(WFS_REQ_QUEUED) | BIT(WFS_REQ_SENT),
+	};
+
+	WARN_ON_ONCE(!(from[state] & BIT(req->state)));
+	WRITE_ONCE(req->state, state);
+}
+
+/**
+ * wfs_req_end - count a request as ended, tell its maker and drop the transport's reference
+ * @req: the request; @error is set and nothing else knows it any more
+ *
+ * Context: process.
+ */
+void wfs_req_end(struct wfs_req *req)
+{
+	struct wfs_op_stats *stats;
+
+	wfs_req_set_state(req, WFS_REQ_DONE);
+	trace_wfs_request_complete(req);
+	stats = get_cpu_ptr(req->sess->stats);
+	stats->requests[req->op]++;
+	if (req->error)
+		stats->errors[req->op]++;
+	put_cpu_ptr(req->sess->stats);
+	if (req->complete)
+		req->complete(req);
+	wfs_req_put(req);
+}
+
+static void wfs_req_wake(struct wfs_req *req)
+{
+	complete(&req->done);
+}
+
+/**
+ * wfs_req_call - submit a request and wait for its end
+ * @req: the request; the caller keeps its reference
+ *
+ * Return: the request's error, or -EINTR when the caller was killed: nothing is known about the request
+ * then, and its results must not be looked at.
+ */
+int wfs_req_call(struct wfs_req *req)
+{
+	req->complete = wfs_req_wake;
+	wfs_submit(req);
+	if (wait_for_completion_killable(&req->done)) {
+		set_bit(WFS_REQ_ABANDONED, &req->flags);
+		return -EINTR;
+	}
+	return req->error;
+}
+
+/* Copy a name to where a body wants it. */
+void wfs_put_name(void *to, const struct qstr *name)
+{
+	memcpy(to, name->name, name->len);
+}

@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * write.c - buffered writes and writeback
+ *
+ * A folio remembers which of its bytes are dirty, and only those go to the server: clients that
+ * write to different parts of a file do not undo each other's writes.  folio->private holds that
+ * range (from << 32 | to, bytes), under the folio's lock; a dirty folio without one is dirty as a whole.
+ */
+#include <linux/pagevec.h>
+#include <linux/writeback.h>
+
+#include "internal.h"
+
+static void wfs_set_dirty(struct folio *folio, size_t from, size_t to)
+{
+	unsigned long range = (unsigned long)folio_get_private(folio);
+
+	if (range) {
+		from = min_t(size_t, from, range >> 32);
+		to = max_t(size_t, to, range & U32_MAX);
+		folio_change_private(folio, (void *)(from << 32 | to));
+	} else if (!folio_test_dirty(folio)) {
+		folio_attach_private(folio, (void *)(from << 32 | to));
+	}
+	folio_mark_dirty(folio);
+}
+
+static void wfs_invalidate_folio(struct folio *folio, size_t offset, size_t length)
+{
+	if (!offset && length == folio_size(folio))
+		folio_detach_private(folio);
+}
+
+static bool wfs_release_folio(struct folio *folio, gfp_t gfp)
+{
+	if (folio_test_dirty(folio) || folio_test_writeback(folio))
+		return false;
+	folio_detach_private(folio);
+	return true;
+}
+
+/**
+ * wfs_zero_tail - make what a folio holds behind the end of the file zero, before the file grows over it
+ * @inode: the file
+ * @size: its size until now
+ *
+ * A mapping may have written there.
+ */
+void wfs_zero_tail(struct inode *inode, loff_t size)
+{
+	struct folio *folio;
+
+	if (!offset_in_page(size))
+		return;
+	folio = filemap_lock_folio(inode->i_mapping, size >> PAGE_SHIFT);
+	if (IS_ERR(folio))
+		return;
+	if (folio_test_uptodate(folio))
+		folio_zero_segment(folio, offset_in_folio(folio, size), folio_size(folio));
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
+/* ---- into the page cache ---- */
+
+static int wfs_write_begin(struct file *file, struct address_space *mapping, loff_t pos, unsigned int len,
+			   struct folio **foliop, void **fsdata)
+{
+	struct inode *inode = mapping->host;
+	loff_t size = i_size_read(inode);
+	struct folio *folio;
+	size_t from, to;
+	int err;
+
+again:
+	folio = __filemap_get_folio(mapping, pos >> PAGE_SHIFT, FGP_WRITEBEGIN | fgf_set_order(len),
+				    mapping_gfp_mask(mapping));
+	if (IS_ERR(folio))
+		return PTR_ERR(folio);
+	from = offset_in_folio(folio, pos);
+	to = min_t(size_t, from + len, folio_size(folio));
+	if (folio_test_uptodate(folio) || (!from && to == folio_size(folio)))
+		goto ready;
+	/* nothing of the file is in the rest of the folio */
+	if (folio_pos(folio) >= size || (!from && folio_pos(folio) + to >= size)) {
+		folio_zero_segments(folio, 0, from, to, folio_size(folio));
+		goto ready;
+	}
+	/* the request owns the folio's lock until the data is there */
+	err = wfs_read_folio(file, folio);
+	if (!err)
+		err = folio_lock_killable(folio);
+	if (!err) {
+		if (folio->mapping != mapping) {
+			folio_unlock(folio);
+			folio_put(folio);
+			goto again;
+		}
+		if (folio_test_uptodate(folio))
+			goto ready;
+		folio_unlock(folio);
+		err = -EIO;
+	}
+	folio_put(folio);
+	return err;
+ready:
+	*foliop = folio;
+	return 0;
+}
+
+static int wfs_write_end(struct file *file, struct address_space *mapping, loff_t pos, unsigned int len,
+			 unsigned int copied, struct folio *folio, void *fsdata)
+{
+	struct inode *inode = mapping->host;
+	size_t from = offset_in_folio(folio, pos);
+
+	if (!folio_test_uptodate(folio)) {
+		/* a short copy leaves a gap that nobody filled */
+		if (copied < len)
+			copied = 0;
+		else
+			folio_mark_uptodate(folio);
+	}
+	if (copied) {
+		if (pos + copied > i_size_read(inode))
+			i_size_write(inode, pos + copied);
+		wfs_set_dirty(folio, from, from + copied);
+	}
+	folio_unlock(folio);
+	folio_put(folio);
+	return copied;
+}
+
+vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf)
+{
+	struct folio *folio = page_folio(vmf->page);
+	struct inode *inode = file_inode(vmf->vma->vm_file);
+	loff_t pos = (loff_t)vmf->pgoff << PAGE_SHIFT;
+	size_t from;
+
+	sb_start_pagefault(inode->i_sb);
+	if (folio_lock_killable(folio)) {
+		sb_end_pagefault(inode->i_sb);
+		return VM_FAULT_RETRY;
+	}
+	if (folio->mapping != inode->i_mapping || pos >= i_size_read(inode)) {
+		folio_unlock(folio);
+		sb_end_pagefault(inode->i_sb);
+		return VM_FAULT_NOPAGE;
+	}
+	from = offset_in_folio(folio, pos);
+	wfs_set_dirty(folio, from, from + PAGE_SIZE);
+	sb_end_pagefault(inode->i_sb);
+	return VM_FAULT_LOCKED;
+}
+
+/* ---- to the server ---- */
+
+/**
+ * wfs_write_req - make a WRITE; the caller sets where the data is, and @len
+ * @sess: the session
+ * @io: I/O handle with the right to write
+ * @cred: who writes
+ * @pos: offset in the file
+ * @gfp: for the allocation
+ */
+struct wfs_req *wfs_write_req(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred,
+			      u64 pos, gfp_t gfp)
+{
+	struct wfs_write_req *body;
+	struct wfs_req *req;
+
+	req = wfs_req_alloc(sess, WFS_OP_WRITE, cred, sizeof(*body), gfp);
+	if (!req)
+		return NULL;
+	body = req->body;
+	body->io = *io;
+	body->offset = cpu_to_le64(pos);
+	req->pos = pos;
+	req->splice = true;
+	return req;
+}
+
+/**
+ * wfs_wrote - take over what the reply of a WRITE says
+ * @inode: the file
+ * @req: the request, which succeeded
+ */
+void wfs_wrote(struct inode *inode, struct wfs_req *req)
+{
+	const struct wfs_write_rep *rep = (const void *)req->rep;
+	u64 verifier = le64_to_cpu(rep->verifier);
+	struct wfs_inode *wi = WFS_I(inode);
+
+	spin_lock(&wi->lock);
+	if (!test_and_set_bit(WFS_INO_UNCOMMITTED, &wi->flags))
+		wi->verifier = verifier;
+	else if (wi->verifier != verifier)
+		set_bit(WFS_INO_LOST_DATA, &wi->flags);
+	spin_unlock(&wi->lock);
+	wfs_update_attr_wire(inode, &rep->attr, req->start, WFS_ATTR_WROTE);
+}
+
+static void wfs_writeback_done(struct wfs_req *req)
+{
+	struct address_space *mapping = req->private;
+	unsigned int i;
+
+	if (req->error)
+		mapping_set_error(mapping, req->error);
+	else
+		wfs_wrote(mapping->host, req);
+	/* the last folio lets the inode go */
+	for (i = 0; i < req->nr_bvec; i++)
+		folio_end_writeback(page_folio(req->bvec[i].bv_page));
+}
+
+static void wfs_writeback_submit(struct wfs_req *req)
+{
+	if (!req)
+		return;
+	iov_iter_bvec(&req->src, ITER_SOURCE, req->bvec, req->nr_bvec, req->len);
+	req->complete = wfs_writeback_done;
+	wfs_submit(req);
+	wfs_req_put(req);
+}
+
+/* A request for writeback of @inode from @pos on, or an ERR_PTR. */
+static struct wfs_req *wfs_writeback_req(struct inode *inode, u64 pos, unsigned int want)
+{
+	struct wfs_session *sess = wfs_sess(inode->i_sb);
+	struct wfs_inode *wi = WFS_I(inode);
+	const struct cred *cred = NULL;
+	struct wfs_req *req;
+	struct wfs_fh io;
+
+	spin_lock(&wi->lock);
+	io = wi->write_io;
+	if (wi->write_cred)
+		cred = get_cred(wi->write_cred);
+	spin_unlock(&wi->lock);
+	if (!cred)
+		return ERR_PTR(-EBADF);
+	req = wfs_write_req(sess, &io, cred, pos, GFP_NOFS);
+	put_cred(cred);
+	if (!req)
+		return ERR_PTR(-ENOMEM);
+	wfs_req_bvecs(req, min_t(unsigned int, want, sess->opt.wsize >> PAGE_SHIFT), GFP_NOFS);
+	req->private = inode->i_mapping;
+	return req;
+}
+
+/**
+ * wfs_writeback_folio - add a folio's dirty bytes to a request
+ * @folio: locked, its dirty flag cleared; unlocked on return
+ * @reqp: the request that is being filled, or NULL; submitted when the folio does not go on where it ends
+ * @want: folios that may follow
+ *
+ * Return: 0 or a negative errno.
+ */
+static int wfs_writeback_folio(struct folio *folio, struct wfs_req **reqp, unsigned int want)
+{
+	struct inode *inode = folio->mapping->host;
+	u32 wsize = wfs_sess(inode->i_sb)->opt.wsize;
+	unsigned long range = (unsigned long)folio_detach_private(folio);
+	size_t from = range >> 32;
+	size_t to = range ? range & U32_MAX : folio_size(folio);
+	loff_t size = i_size_read(inode);
+	loff_t start = folio_pos(folio);
+	struct wfs_req *req = *reqp;
+
+	/* behind the end of the file there is nothing to write, and nothing that may be seen later */
+	if (start + to > size) {
+		if (size <= start + (loff_t)from) {
+			folio_unlock(folio);
+			return 0;
+		}
+		to = size - start;
+		folio_zero_segment(folio, to, folio_size(folio));
+	}
+	if (req && (req->nr_bvec == req->max_bvec || req->len + (to - from) > wsize ||
+		    req->pos + req->len != start + from)) {
+		wfs_writeback_submit(req);
+		req = NULL;
+	}
+	if (!req) {
+		req = wfs_writeback_req(inode, start + from, want);
+		*reqp = NULL;
+		if (IS_ERR(req)) {
+			mapping_set_error(inode->i_mapping, PTR_ERR(req));
+			folio_unlock(folio);
+			return PTR_ERR(req);
+		}
+		*reqp = req;
+	}
+	folio_start_writeback(folio);
+	folio_unlock(folio);
+	bvec_set_folio(&req->bvec[req->nr_bvec++], folio, to - from, from);
+	req->len += to - from;
+	return 0;
+}
+
+static int wfs_writepages(struct address_space *mapping, struct writeback_control *wbc)
+{
+	struct wfs_req *req = NULL;
+	struct folio *folio = NULL;
+	int error = 0;
+
+	while ((folio = writeback_iter(mapping, wbc, folio, &error)))
+		error = wfs_writeback_folio(folio, &req, clamp(wbc->nr_to_write, 1l, 1024l));
+	wfs_writeback_submit(req);
+	return error;
+}
+
+/* Wait for what is being written back; killable. */
+static int wfs_wait_writeback(struct address_space *mapping)
+{
+	struct folio_batch batch;
+	pgoff_t index = 0;
+	unsigned int i, n;
+	int err = 0;
+
+	folio_batch_init(&batch);
+	while (!err && (n = filemap_get_folios_tag(mapping, &index, ULONG_MAX, PAGECACHE_TAG_WRITEBACK, &batch))) {
+		for (i = 0; i < n && !err; i++)
+			err = folio_wait_writeback_killable(batch.folios[i]);
+		folio_batch_release(&batch);
+		cond_resched();
+	}
+	return err;
+}
+
+/**
+ * wfs_flush - bring all dirty data to the server and wait until it is there
+ * @inode: a regular file
+ *
+ * What could not be written is in the mapping's error, not in what this returns.
+ *
+ * Return: 0, -EINTR when killed, -ENOMEM.
+ */
+int wfs_flush(struct inode *inode)
+{
+	struct address_space *mapping = inode->i_mapping;
+	int err;
+
+	if (!mapping->nrpages)
+		return 0;
+	/* what is under writeback and dirty again would be waited for below without regard to signals */
+	err = wfs_wait_writeback(mapping);
+	if (!err)
+		err = filemap_fdatawrite(mapping);
+	if (err == -EINTR || err == -ENOMEM)
+		return err;
+	return wfs_wait_writeback(mapping);
+}
+
+/**
+ * wfs_commit - bring what the server has to stable storage
+ * @inode: file or directory
+ * @file: the open file, or NULL for a directory
+ * @datasync: the times may wait
+ *
+ * Return: 0 or a negative errno; data that is gone is in the mapping's error too.
+ */
+int wfs_commit(struct inode *inode, struct file *file, bool datasync)
+{
+	const struct wfs_file *wf = file ? file->private_data : NULL;
+	struct wfs_inode *wi = WFS_I(inode);
+	const struct wfs_commit_rep *rep;
+	struct wfs_commit_req *body;
+	bool uncommitted, lost;
+	struct wfs_req *req;
+	u64 verifier;
+	int err;
+
+	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_COMMIT, current_cred(), sizeof(*body), GFP_KERNEL);
+	if (!req)
+		return -ENOMEM;
+	body = req->body;
+	body->fh = wf ? wf->io : wi->fh;
+	body->flags = cpu_to_le32(datasync ? WFS_COMMIT_DATASYNC : 0);
+
+	err = mutex_lock_killable(&wi->commit_mutex);
+	if (err)
+		goto out;
+	spin_lock(&wi->lock);
+	uncommitted = test_and_clear_bit(WFS_INO_UNCOMMITTED, &wi->flags);
+	lost = test_and_clear_bit(WFS_INO_LOST_DATA, &wi->flags);
+	verifier = wi->verifier;
+	spin_unlock(&wi->lock);
+
+	err = wfs_req_call(req);
+	if (!err) {
+		rep = (const void *)req->rep;
+		if (uncommitted && le64_to_cpu(rep->verifier) != verifier)
+			lost = true;
+		err = wfs_update_attr_wire(inode, &rep->attr, req->start,
+					   wf ? WFS_ATTR_WROTE : WFS_ATTR_SEEN);
+	} else {
+		spin_lock(&wi->lock);
+		if (uncommitted) {
+			if (test_and_set_bit(WFS_INO_UNCOMMITTED, &wi->flags) && wi->verifier != verifier)
+				lost = true;
+			wi->verifier = verifier;
+		}
+		spin_unlock(&wi->lock);
+	}
+	if (lost) {
+		/* the server machine restarted before the data was on its disk */
+		mapping_set_error(inode->i_mapping, -EIO);
+		err = -EIO;
+	}
+	mutex_unlock(&wi->commit_mutex);
+out:
+	wfs_req_put(req);
+	return err;
+}
+
+const struct address_space_operations wfs_aops = {
+	.read_folio		= wfs_read_folio,
+	.readahead		= wfs_readahead,
+	.dirty_folio		= filemap_dirty_folio,
+	.write_begin		= wfs_write_begin,
+	.write_end		= wfs_write_end,
+	.writepages		= wfs_writepages,
+	.invalidate_folio	= wfs_invalidate_folio,
+	.release_folio		= wfs_release_folio,
+	.migrate_folio		= filemap_migrate_folio,
+};
