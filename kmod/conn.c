@@ -784,6 +784,7 @@ static void wfs_recover_work(struct work_struct *work)
 			pr_info_ratelimited("wfs: %s: connection %u stands again\n", sess->opt.source,
 					    conn->index);
 		conn->attempts = 0;
+		conn->progress = jiffies;
 		conn->stats.connects++;
 		WRITE_ONCE(sess->forced, false);
 		wfs_conn_set_state(conn, WFS_CONN_READY);

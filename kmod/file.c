@@ -127,6 +127,9 @@ static int wfs_release(struct inode *inode, struct file *file)
 {
 	struct wfs_file *wf = file->private_data;
 
+	/* there is none when wfs_atomic_open() failed late */
+	if (!wf)
+		return 0;
 	wfs_send_close(wfs_sess(inode->i_sb), &wf->io, wf->cred);
 	put_cred(wf->cred);
 	kfree(wf);
@@ -136,11 +139,14 @@ static int wfs_release(struct inode *inode, struct file *file)
 /* close(2): what was written is on the server, or that it is not is told here. */
 static int wfs_file_flush(struct file *file, fl_owner_t id)
 {
+	struct inode *inode = file_inode(file);
 	int err;
 
 	if (!(file->f_mode & FMODE_WRITE))
 		return 0;
-	err = wfs_flush(file_inode(file));
+	err = wfs_flush(inode);
+	if (!err)
+		err = wfs_settle(inode);
 	return file_check_and_advance_wb_err(file) ?: err;
 }
 
@@ -151,7 +157,7 @@ static int wfs_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 
 	err = wfs_flush(inode);
 	if (!err)
-		err = wfs_commit(inode, file, datasync);
+		err = wfs_commit(inode, datasync);
 	wb_err = file_check_and_advance_wb_err(file);
 	return wb_err ?: err;
 }

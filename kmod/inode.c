@@ -118,7 +118,7 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 		inode_set_mtime_to_ts(inode, attr->mtime);
 		inode_set_ctime_to_ts(inode, attr->ctime);
 	}
-	if (!ours && !busy && i_size_read(inode) != attr->size)
+	if ((!ours || !S_ISREG(inode->i_mode)) && !busy && i_size_read(inode) != attr->size)
 		i_size_write(inode, attr->size);
 
 	changed = wi->change != attr->change ||
@@ -278,6 +278,24 @@ static bool wfs_attr_fresh(struct inode *inode)
 	       time_before(jiffies, READ_ONCE(wi->attr_time) + READ_ONCE(wi->attr_timeo));
 }
 
+static int wfs_send_getattr(struct inode *inode, enum wfs_attr_from from)
+{
+	struct wfs_fh_req *body;
+	struct wfs_req *req;
+	int err;
+
+	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_GETATTR, current_cred(), sizeof(*body), GFP_KERNEL);
+	if (!req)
+		return -ENOMEM;
+	body = req->body;
+	body->fh = WFS_I(inode)->fh;
+	err = wfs_req_call(req);
+	if (!err)
+		err = wfs_update_attr_wire(inode, (struct wfs_attr *)req->rep, req->start, from);
+	wfs_req_put(req);
+	return err;
+}
+
 /**
  * wfs_revalidate - make sure that an inode's attributes are fresh enough
  * @inode: the inode
@@ -287,21 +305,29 @@ static bool wfs_attr_fresh(struct inode *inode)
  */
 int wfs_revalidate(struct inode *inode, bool force)
 {
-	struct wfs_fh_req *body;
-	struct wfs_req *req;
-	int err;
-
 	if (!force && wfs_attr_fresh(inode))
 		return 0;
-	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_GETATTR, current_cred(), sizeof(*body), GFP_KERNEL);
-	if (!req)
-		return -ENOMEM;
-	body = req->body;
-	body->fh = WFS_I(inode)->fh;
-	err = wfs_req_call(req);
-	if (!err)
-		err = wfs_update_attr_wire(inode, (struct wfs_attr *)req->rep, req->start, WFS_ATTR_SEEN);
-	wfs_req_put(req);
+	return wfs_send_getattr(inode, WFS_ATTR_SEEN);
+}
+
+/**
+ * wfs_settle - learn what a file's attributes are after what was written to it
+ * @inode: a regular file without dirty data
+ *
+ * The replies of WRITEs that ran side by side come in any order, so none of them tells the last change.
+ *
+ * Return: 0 or a negative errno.
+ */
+int wfs_settle(struct inode *inode)
+{
+	struct wfs_inode *wi = WFS_I(inode);
+	int err;
+
+	if (!test_and_clear_bit(WFS_INO_UNSETTLED, &wi->flags))
+		return 0;
+	err = wfs_send_getattr(inode, WFS_ATTR_OURS);
+	if (err)
+		set_bit(WFS_INO_UNSETTLED, &wi->flags);
 	return err;
 }
 
@@ -358,10 +384,9 @@ int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *
 	/* the server sets the times when data reaches it */
 	if (S_ISREG(inode->i_mode) && (mask & (STATX_MTIME | STATX_CTIME | STATX_BLOCKS)) &&
 	    !(flags & AT_STATX_DONT_SYNC) && wfs_is_dirty(inode)) {
-		err = wfs_flush(inode);
-		if (err == -EINTR)
+		err = wfs_flush(inode) ?: wfs_settle(inode);
+		if (err)
 			return err;
-		set_bit(WFS_INO_STALE_ATTR, &wi->flags);
 	}
 	if (!(flags & AT_STATX_DONT_SYNC))
 		err = wfs_revalidate(inode, flags & AT_STATX_FORCE_SYNC);
@@ -417,6 +442,9 @@ int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *at
 		valid |= attr->ia_valid & ATTR_ATIME_SET ? WFS_SET_ATIME : WFS_SET_ATIME_NOW;
 	if (attr->ia_valid & ATTR_MTIME)
 		valid |= attr->ia_valid & ATTR_MTIME_SET ? WFS_SET_MTIME : WFS_SET_MTIME_NOW;
+	/* truncate(2) on the server sets it along with the size */
+	if (valid & WFS_SET_SIZE)
+		valid &= ~WFS_SET_MTIME_NOW;
 	if (!valid)
 		return 0;
 	if (valid & WFS_SET_SIZE) {

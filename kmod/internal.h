@@ -34,6 +34,7 @@
 #include "wfs_proto.h"
 
 struct wfs_conn;
+struct writeback_control;
 struct wfs_req;
 struct wfs_session;
 
@@ -453,6 +454,7 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
 #define WFS_INO_STALE_ATTR	1	/* the attributes may be older than the file */
 #define WFS_INO_LOST_DATA	2	/* data that was not committed is gone: the server machine restarted */
 #define WFS_INO_UNCOMMITTED	3	/* @verifier is that of data not committed yet */
+#define WFS_INO_UNSETTLED	5	/* written to since the attributes were asked for */
 #define WFS_INO_READDIR_PLUS	4	/* somebody looked up what READDIR listed: attributes are wanted */
 
 /**
@@ -527,6 +529,7 @@ int wfs_update_attr_wire(struct inode *inode, const struct wfs_attr *wire, u64 s
 int wfs_update_dir(struct inode *dir, const struct wfs_dir_change *dc, u64 start);
 int wfs_revalidate(struct inode *inode, bool force);
 int wfs_revalidate_mapping(struct inode *inode);
+int wfs_settle(struct inode *inode);
 int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask,
 		unsigned int flags);
 int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr);
@@ -586,7 +589,8 @@ struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_file *wf
 
 extern const struct address_space_operations wfs_aops;
 int wfs_flush(struct inode *inode);
-int wfs_commit(struct inode *inode, struct file *file, bool datasync);
+int wfs_commit(struct inode *inode, bool datasync);
+int wfs_write_inode(struct inode *inode, struct writeback_control *wbc);
 void wfs_wrote(struct inode *inode, struct wfs_req *req);
 struct wfs_req *wfs_write_req(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred,
 			      u64 pos, gfp_t gfp);

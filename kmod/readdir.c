@@ -175,7 +175,7 @@ static int wfs_iterate(struct file *file, struct dir_context *ctx)
 
 static int wfs_dir_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 {
-	return wfs_commit(file_inode(file), NULL, datasync);
+	return wfs_commit(file_inode(file), datasync);
 }
 
 const struct file_operations wfs_dir_operations = {

@@ -230,6 +230,7 @@ static void wfs_umount_begin(struct super_block *sb)
 static const struct super_operations wfs_super_ops = {
 	.alloc_inode	= wfs_alloc_inode,
 	.free_inode	= wfs_free_inode,
+	.write_inode	= wfs_write_inode,
 	.evict_inode	= wfs_evict_inode,
 	.statfs		= wfs_statfs,
 	.show_options	= wfs_show_options,

@@ -198,7 +198,10 @@ void wfs_wrote(struct inode *inode, struct wfs_req *req)
 	else if (wi->verifier != verifier)
 		set_bit(WFS_INO_LOST_DATA, &wi->flags);
 	spin_unlock(&wi->lock);
+	set_bit(WFS_INO_UNSETTLED, &wi->flags);
 	wfs_update_attr_wire(inode, &rep->attr, req->start, WFS_ATTR_WROTE);
+	/* sync(2) and umount commit it */
+	mark_inode_dirty_sync(inode);
 }
 
 static void wfs_writeback_done(struct wfs_req *req)
@@ -357,14 +360,13 @@ int wfs_flush(struct inode *inode)
 /**
  * wfs_commit - bring what the server has to stable storage
  * @inode: file or directory
- * @file: the open file, or NULL for a directory
  * @datasync: the times may wait
  *
  * Return: 0 or a negative errno; data that is gone is in the mapping's error too.
  */
-int wfs_commit(struct inode *inode, struct file *file, bool datasync)
+int wfs_commit(struct inode *inode, bool datasync)
 {
-	const struct wfs_file *wf = file ? file->private_data : NULL;
+	bool regular = S_ISREG(inode->i_mode);
 	struct wfs_inode *wi = WFS_I(inode);
 	const struct wfs_commit_rep *rep;
 	struct wfs_commit_req *body;
@@ -377,7 +379,9 @@ int wfs_commit(struct inode *inode, struct file *file, bool datasync)
 	if (!req)
 		return -ENOMEM;
 	body = req->body;
-	body->fh = wf ? wf->io : wi->fh;
+	spin_lock(&wi->lock);
+	body->fh = regular && wi->write_io.len ? wi->write_io : wi->fh;
+	spin_unlock(&wi->lock);
 	body->flags = cpu_to_le32(datasync ? WFS_COMMIT_DATASYNC : 0);
 
 	err = mutex_lock_killable(&wi->commit_mutex);
@@ -388,6 +392,7 @@ int wfs_commit(struct inode *inode, struct file *file, bool datasync)
 	lost = test_and_clear_bit(WFS_INO_LOST_DATA, &wi->flags);
 	verifier = wi->verifier;
 	spin_unlock(&wi->lock);
+	clear_bit(WFS_INO_UNSETTLED, &wi->flags);
 
 	err = wfs_req_call(req);
 	if (!err) {
@@ -395,7 +400,7 @@ int wfs_commit(struct inode *inode, struct file *file, bool datasync)
 		if (uncommitted && le64_to_cpu(rep->verifier) != verifier)
 			lost = true;
 		err = wfs_update_attr_wire(inode, &rep->attr, req->start,
-					   wf ? WFS_ATTR_WROTE : WFS_ATTR_SEEN);
+					   regular ? WFS_ATTR_WROTE : WFS_ATTR_SEEN);
 	} else {
 		spin_lock(&wi->lock);
 		if (uncommitted) {
@@ -404,6 +409,7 @@ int wfs_commit(struct inode *inode, struct file *file, bool datasync)
 			wi->verifier = verifier;
 		}
 		spin_unlock(&wi->lock);
+		set_bit(WFS_INO_UNSETTLED, &wi->flags);
 	}
 	if (lost) {
 		/* the server machine restarted before the data was on its disk */
@@ -414,6 +420,17 @@ int wfs_commit(struct inode *inode, struct file *file, bool datasync)
 out:
 	wfs_req_put(req);
 	return err;
+}
+
+/* The flusher, sync(2), umount: data that was written back is to be committed too. */
+int wfs_write_inode(struct inode *inode, struct writeback_control *wbc)
+{
+	if (!test_bit(WFS_INO_UNCOMMITTED, &WFS_I(inode)->flags))
+		return 0;
+	if (wbc->sync_mode == WB_SYNC_ALL)
+		return wfs_commit(inode, true);
+	mark_inode_dirty_sync(inode);
+	return 0;
 }
 
 const struct address_space_operations wfs_aops = {
