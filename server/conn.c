@@ -1,0 +1,750 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * conn.c - a connection: bytes in, requests run, replies out.
+ *
+ * Everything here runs under the loop's lock, but for what stands between loop_leave() and loop_enter().
+ * There the connection may change: others may serve its next requests, or kill it.  It stays in
+ * memory as long as it is busy.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "wfsd.h"
+
+#define IN_SIZE		16384		/* holds a frame, or a WRITE's and a page of its payload */
+#define PAGE		4096u
+#define CHUNK_ROOM	(PAGE - sizeof(struct chunk))
+#define COPY_MAX	1024		/* data up to here shares a chunk with the header */
+#define SEND_MAX	(1u << 20)	/* of a file in one call */
+#define SEND_IOVS	16
+
+#define TURN_REQUESTS	32		/* requests, or pieces of payload, before others have their turn */
+#define TURN_BYTES	(2u << 20)
+#define FLUSH_REPLIES	16		/* replies that are sent together, unless they have as many */
+#define FLUSH_BYTES	(64u << 10)	/* bytes */
+
+#define OUT_REPLIES	32		/* more than that unsent: no further request is begun */
+#define OUT_BYTES	(256u << 10)
+#define OUT_BYTES_ALL	(256ul << 20)	/* of all connections, then only one reply for each */
+#define CONN_STUCK	8
+#define SESSION_STUCK	32
+
+#define HELLO_SECONDS	10
+#define LINGER_SECONDS	3
+#define INFLIGHT_MAX	256		/* slots */
+
+_Static_assert(sizeof(struct wfs_req_hdr) + WFS_GROUPS_MAX * 4 + WFS_BODY_MAX <= IN_SIZE, "frame");
+_Static_assert(sizeof(struct wfs_req_hdr) + WFS_GROUPS_MAX * 4 + sizeof(struct wfs_write_req) + PAGE
+	       <= IN_SIZE, "frame and a page");
+
+struct conn *conn_new(struct loop *loop, int sock, const char *peer)
+{
+	struct conn *c = calloc(1, sizeof(*c));
+	struct epoll_event ev = {
+		.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+		.data.ptr = c,
+	};
+
+	if (!c)
+		return NULL;
+	c->loop = loop;
+	c->sock = sock;
+	c->writable = true;
+	TAILQ_INIT(&c->out);
+	snprintf(c->peer, sizeof(c->peer), "%s", peer);
+	if (epoll_ctl(loop->epfd, EPOLL_CTL_ADD, sock, &ev)) {
+		free(c);
+		return NULL;
+	}
+	LIST_INSERT_HEAD(&loop->conns, c, all);
+	loop->nconns++;
+	loop_timed(c, HELLO_SECONDS);
+	return c;
+}
+
+static void free_chunk(struct conn *c, struct chunk *ch)
+{
+	size_t bytes = sizeof(*ch) + ch->room;
+
+	TAILQ_REMOVE(&c->out, ch, list);
+	c->out_bytes -= bytes;
+	atomic_fetch_sub_explicit(&stats.out_bytes, bytes, memory_order_relaxed);
+	c->out_replies -= ch->replies;
+	file_put(ch->file);
+	free(ch->data);
+	free(ch);
+}
+
+/* Nobody works for a dead connection any more. */
+static void release(struct conn *c)
+{
+	while (!TAILQ_EMPTY(&c->out))
+		free_chunk(c, TAILQ_FIRST(&c->out));
+	free(c->in);
+	free(c->pay_blob);
+	file_put(c->pay_file);
+	if (c->session)
+		session_put(c->session);
+	close(c->sock);
+	LIST_REMOVE(c, all);
+	c->loop->nconns--;
+	LIST_INSERT_HEAD(&c->loop->dead, c, all);
+}
+
+void conn_kill(struct conn *c)
+{
+	struct loop *l = c->loop;
+
+	if (c->state == CONN_DEAD)
+		return;
+	c->state = CONN_DEAD;
+	epoll_ctl(l->epfd, EPOLL_CTL_DEL, c->sock, NULL);
+	/* Another thread may be in the middle of sending: the socket stays until it is back. */
+	shutdown(c->sock, SHUT_RDWR);
+	if (c->session)
+		session_leave(c->session, c->index, c->sock);
+	if (c->queued)
+		TAILQ_REMOVE(&l->runq, c, runq);
+	if (c->throttled)
+		TAILQ_REMOVE(&l->throttled, c, throttled_link);
+	loop_untimed(c);
+	c->queued = c->throttled = false;
+	if (!c->busy)
+		release(c);
+}
+
+/* Around all that is done for a connection without the lock. */
+static void leave(struct worker *w, struct conn *c, bool slow)
+{
+	c->busy++;
+	loop_leave(w, slow);
+}
+
+static void enter(struct worker *w, struct conn *c)
+{
+	loop_enter(w);
+	if (!--c->busy && c->state == CONN_DEAD)
+		release(c);
+}
+
+void conn_event(struct conn *c, uint32_t events)
+{
+	if (c->state == CONN_DEAD)
+		return;
+	if (events & (EPOLLHUP | EPOLLERR)) {
+		conn_kill(c);
+		return;
+	}
+	if (events & EPOLLIN)
+		c->readable = true;
+	if (events & EPOLLOUT)
+		c->writable = true;
+	if (events & EPOLLRDHUP)
+		c->eof = c->readable = true;
+	loop_queue(c);
+}
+
+/* ---- output ---- */
+
+static struct chunk *new_chunk(struct conn *c, size_t room)
+{
+	struct chunk *ch = malloc(sizeof(*ch) + room);
+	size_t bytes = sizeof(*ch) + room;
+
+	if (!ch)
+		return NULL;
+	*ch = (struct chunk){ .room = room };
+	TAILQ_INSERT_TAIL(&c->out, ch, list);
+	c->out_bytes += bytes;
+	stat_add(&stats.out_bytes, bytes);
+	return ch;
+}
+
+static struct chunk *chunk_for(struct conn *c, size_t len)
+{
+	struct chunk *ch = TAILQ_LAST(&c->out, chunks);
+
+	if (ch && !ch->data && !ch->file && ch->room - ch->end >= len)
+		return ch;
+	return new_chunk(c, MAX(len, CHUNK_ROOM));
+}
+
+static struct chunk *append(struct conn *c, const struct wfs_rep_hdr *h, struct reply *rep)
+{
+	bool copy = rep->data && rep->data_len <= COPY_MAX;
+	uint32_t body_len = le32toh(h->body_len);
+	struct chunk *ch;
+
+	ch = chunk_for(c, sizeof(*h) + body_len + (copy ? rep->data_len : 0));
+	if (!ch)
+		return NULL;
+	memcpy(ch->buf + ch->end, h, sizeof(*h));
+	ch->end += sizeof(*h);
+	memcpy(ch->buf + ch->end, rep->body, body_len);
+	ch->end += body_len;
+	if (copy) {
+		memcpy(ch->buf + ch->end, rep->data, rep->data_len);
+		ch->end += rep->data_len;
+	}
+	if (!h->data_len || copy)
+		return ch;
+
+	ch = new_chunk(c, 0);
+	if (!ch)
+		return NULL;
+	if (rep->file) {
+		ch->file = rep->file;
+		ch->pos = rep->offset;
+		ch->left = rep->data_len;
+		rep->file = NULL;
+	} else {
+		/* Accounted for as room that the chunk does not have in itself. */
+		ch->data = rep->data;
+		ch->end = ch->room = rep->data_len;
+		c->out_bytes += ch->room;
+		stat_add(&stats.out_bytes, ch->room);
+		rep->data = NULL;
+	}
+	return ch;
+}
+
+/* Queue the reply to @rq.  @status: 0 or -errno. */
+static void answer(struct conn *c, const struct request *rq, int status, struct reply *rep)
+{
+	struct wfs_rep_hdr h = {
+		.magic = htole32(WFS_MAGIC),
+		.op = rq->op,
+		.slot = htole16(rq->slot),
+		.seq = htole32(rq->seq),
+		.status = htole32(errno_to_wire(-status)),
+		.info = htole64(rep->info),
+	};
+	struct chunk *ch;
+
+	stat_add(&stats.requests[rq->op], 1);
+	if (status)
+		stat_add(&stats.errors[rq->op], 1);
+	c->slots[rq->slot / 64] &= ~(1ull << rq->slot % 64);
+	if (status) {
+		rep->body_len = 0;
+		rep->data_len = 0;
+		free(rep->data);
+		rep->data = NULL;
+	}
+	if (c->state == CONN_OPEN || c->state == CONN_FINISH) {
+		h.body_len = htole32(rep->body_len);
+		h.data_len = htole32(rep->data_len);
+		ch = append(c, &h, rep);
+		if (ch) {
+			ch->replies++;
+			c->out_replies++;
+		} else {
+			log_limited("%s: no memory for a reply, closing", c->peer);
+			conn_kill(c);
+		}
+	}
+	free(rep->data);
+	file_put(rep->file);
+}
+
+/* Bytes of all chunks up to the next file. */
+static bool send_bytes(struct conn *c)
+{
+	struct iovec iov[SEND_IOVS];
+	struct msghdr msg = { .msg_iov = iov };
+	bool more = false;
+	struct chunk *ch;
+	ssize_t n;
+
+	TAILQ_FOREACH(ch, &c->out, list) {
+		if (ch->file || msg.msg_iovlen == SEND_IOVS) {
+			more = true;
+			break;
+		}
+		iov[msg.msg_iovlen].iov_base = (ch->data ? ch->data : ch->buf) + ch->start;
+		iov[msg.msg_iovlen++].iov_len = ch->end - ch->start;
+	}
+	/* MSG_MORE: a header leaves in one packet with the file's bytes behind it. */
+	n = sendmsg(c->sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0));
+	if (n < 0) {
+		if (errno == EAGAIN)
+			c->writable = false;
+		else
+			conn_kill(c);
+		return false;
+	}
+	while (n) {
+		uint32_t part;
+
+		ch = TAILQ_FIRST(&c->out);
+		part = MIN((size_t)n, ch->end - ch->start);
+		ch->start += part;
+		n -= part;
+		if (ch->start == ch->end)
+			free_chunk(c, ch);
+	}
+	return true;
+}
+
+static bool send_file(struct worker *w, struct conn *c)
+{
+	struct chunk *ch = TAILQ_FIRST(&c->out);
+	ssize_t n;
+
+	/* Before the call: an event that comes during it must not be forgotten after it. */
+	c->writable = false;
+	c->sending = true;
+	leave(w, c, false);
+	n = mover->send(c->sock, ch->file->fd, &ch->pos, MIN(ch->left, SEND_MAX));
+	enter(w, c);
+	c->sending = false;
+	if (c->state == CONN_DEAD)
+		return false;
+	if (n > 0) {
+		c->writable = true;
+		w->moved += n;
+		ch->left -= n;
+		if (!ch->left)
+			free_chunk(c, ch);
+		return true;
+	}
+	if (n == -EAGAIN)
+		return c->writable;
+	/*
+	 * The header has promised bytes that will not come, as the file has become shorter or can't be
+	 * read.  There is no way to say so but to break the connection; the client sends the request again
+	 * and gets what is true then.
+	 */
+	if (n == 0) {
+		log_limited("%s: a file shrank while it was sent, closing", c->peer);
+	} else if (n != -EPIPE && n != -ECONNRESET) {
+		atomic_store(&ch->file->suspect, true);
+		log_limited("%s: reading a file: %s, closing", c->peer, strerror(-n));
+	}
+	conn_kill(c);
+	return false;
+}
+
+static void flush(struct worker *w, struct conn *c)
+{
+	struct chunk *ch;
+
+	while (c->state != CONN_DEAD && c->writable && !c->sending && w->moved < TURN_BYTES &&
+	       (ch = TAILQ_FIRST(&c->out)))
+		if (!(ch->file ? send_file(w, c) : send_bytes(c)))
+			break;
+}
+
+/* ---- input ---- */
+
+/* Always false, for its callers to return. */
+static bool broken(struct conn *c, const char *what)
+{
+	log_limited("%s: %s, closing", c->peer, what);
+	stat_add(&stats.rejected, 1);
+	conn_kill(c);
+	return false;
+}
+
+/* What recv() returned; false when there is nothing more now. */
+static bool received(struct conn *c, ssize_t n, size_t room)
+{
+	if (n > 0) {
+		/* Less than there was room for: it was all.  But the end comes with no other event. */
+		if ((size_t)n < room && !c->eof)
+			c->readable = false;
+		return true;
+	}
+	if (n < 0 && errno == EAGAIN) {
+		c->readable = false;
+		return false;
+	}
+	if (c->in_end > c->in_start)
+		return broken(c, "the connection ended within a request");
+	conn_kill(c);
+	return false;
+}
+
+static void compact(struct conn *c)
+{
+	if (!c->in_start)
+		return;
+	memmove(c->in, c->in + c->in_start, c->in_end - c->in_start);
+	c->in_end -= c->in_start;
+	c->in_start = 0;
+}
+
+static bool receive(struct conn *c)
+{
+	ssize_t n;
+
+	if (!c->readable)
+		return false;
+	if (!c->in) {
+		c->in = malloc(IN_SIZE);
+		if (!c->in)
+			return broken(c, "no memory for a request");
+	}
+	compact(c);
+	n = recv(c->sock, c->in + c->in_end, IN_SIZE - c->in_end, MSG_DONTWAIT);
+	if (!received(c, n, IN_SIZE - c->in_end))
+		return false;
+	c->in_end += n;
+	return true;
+}
+
+static int hello(struct conn *c, const struct request *rq, struct reply *rep)
+{
+	const struct wfs_hello_req *req = &rq->hello;
+	struct wfs_hello_rep *r = (void *)rep->body;
+	uint32_t max_read = le32toh(req->max_read), max_write = le32toh(req->max_write);
+	uint32_t inflight = le32toh(req->max_inflight);
+	int err;
+
+	if (le32toh(req->version_min) > WFS_VERSION || le32toh(req->version_max) < WFS_VERSION) {
+		rep->info = (uint64_t)WFS_VERSION << 32 | WFS_VERSION;
+		return -EPROTONOSUPPORT;
+	}
+	c->index = le16toh(req->conn);
+	if (c->index >= WFS_CONNS_MAX || req->reserved || max_read < WFS_IO_MIN ||
+	    max_write < WFS_IO_MIN || !inflight)
+		return -EINVAL;
+	err = session_join(req->session, c->index, c->sock, &c->session);
+	if (err)
+		return err;
+	c->lim = (struct limits){
+		.hello = true,
+		.max_read = MIN(max_read, WFS_IO_MAX),
+		.max_write = MIN(max_write, WFS_IO_MAX),
+		.max_inflight = MIN(inflight, INFLIGHT_MAX),
+	};
+	*r = (struct wfs_hello_rep){
+		.version = htole32(WFS_VERSION),
+		.export_flags = htole32((cfg.read_only ? WFS_EXPORT_RDONLY : 0) |
+					(cfg.root_squash ? WFS_EXPORT_ROOT_SQUASH : 0)),
+		.features = htole64(WFS_FEAT_NONE),
+		.verifier = htole64(verifier_get()),
+		.max_read = htole32(c->lim.max_read),
+		.max_write = htole32(c->lim.max_write),
+		.max_inflight = htole32(c->lim.max_inflight),
+		.max_conns = htole32(WFS_CONNS_MAX),
+		.anon_uid = htole32(cfg.anon_uid),
+		.anon_gid = htole32(cfg.anon_gid),
+	};
+	memcpy(r->session, c->session->id, sizeof(r->session));
+	rep->body_len = sizeof(*r);
+	loop_untimed(c);
+	return 0;
+}
+
+static struct op_ctx op_begin(struct worker *w, struct conn *c, const void *data)
+{
+	w->rep.body_len = w->rep.data_len = 0;
+	w->rep.info = 0;
+	w->rep.data = NULL;
+	w->rep.file = NULL;
+	return (struct op_ctx){ .cred = &w->cred, .session = c->session, .data = data,
+				.rq = &w->rq, .rep = &w->rep };
+}
+
+static void run(struct worker *w, struct conn *c, int err, const void *data)
+{
+	struct op_ctx op = op_begin(w, c, data);
+
+	if (w->rq.op == WFS_OP_HELLO) {
+		if (!err)
+			err = hello(c, &w->rq, &w->rep);
+		answer(c, &w->rq, err, &w->rep);
+		if (err)
+			conn_finish(c);
+		return;
+	}
+	if (!err) {
+		leave(w, c, op_slow(&w->rq));
+		err = op_run(&op);
+		enter(w, c);
+	}
+	answer(c, &w->rq, err, &w->rep);
+}
+
+/*
+ * The payload of a WRITE goes from the socket to the file in pieces the size of the worker's scratch, so that
+ * memory does not depend on what clients send.  The frame stays in c->in until the last piece.
+ * Pieces end on a page's boundary, lest the file system must read what it is about to overwrite; what is
+ * over is kept behind the frame.
+ */
+static bool write_payload(struct worker *w, struct conn *c)
+{
+	const struct request *rq = &w->rq;
+	struct op_ctx op = op_begin(w, c, NULL);
+	bool stable = rq->flags & WFS_WRITE_STABLE;
+	bool first = !c->pay_done, last;
+	uint64_t pos = rq->offset + c->pay_done;
+	struct file *file = c->pay_file;
+	int err = c->pay_err;
+	size_t have, want, keep = 0;
+
+	have = MIN(c->in_end - c->in_start - rq->frame_len, c->pay_left);
+	memcpy(w->scratch, c->in + c->in_start + rq->frame_len, have);
+	want = MIN(c->pay_left, SCRATCH_SIZE);
+	/* What is in c->in behind the payload are the next requests; then nothing is received here. */
+	if (have < c->pay_left)
+		c->in_end = c->in_start + rq->frame_len;
+	while (have < want && c->readable) {
+		ssize_t n = recv(c->sock, w->scratch + have, want - have, MSG_DONTWAIT);
+
+		if (received(c, n, want - have))
+			have += n;
+		else if (c->state == CONN_DEAD)
+			return false;
+	}
+
+	last = have == c->pay_left;
+	if (last) {
+		if (c->in_end > c->in_start + rq->frame_len)
+			c->in_start += rq->frame_len + have;
+		else
+			c->in_start = c->in_end = 0;
+		c->pay_file = NULL;
+	} else {
+		keep = MIN(have, (pos + have) % PAGE);
+		memcpy(c->in + c->in_end, w->scratch + have - keep, keep);
+		c->in_end += keep;
+		have -= keep;
+		if (!have)
+			return false;
+		c->reading = true;
+	}
+	c->pay_left -= have;
+	c->pay_done += have;
+	w->moved += have;
+
+	leave(w, c, stable && last);
+	if (!err && !file)
+		err = write_open(&op, &file);
+	if (!err)
+		err = write_chunk(&op, file, w->scratch, have, pos, stable && first && last);
+	if (last) {
+		if (!err)
+			err = write_done(&op, file, stable && !first);
+		file_put(file);
+	}
+	enter(w, c);
+	if (last) {
+		answer(c, rq, err, &w->rep);
+		return true;
+	}
+	c->reading = false;
+	if (c->state == CONN_DEAD) {
+		file_put(file);
+		return false;
+	}
+	c->pay_file = file;
+	c->pay_err = err;
+	return true;
+}
+
+/* A value of an xattr is small and is gathered. */
+static bool xattr_payload(struct worker *w, struct conn *c)
+{
+	uint32_t len = w->rq.data_len, have;
+	char *blob;
+	int err;
+
+	if (!c->pay_blob) {
+		c->pay_blob = malloc(len);
+		if (!c->pay_blob)
+			return broken(c, "no memory for a request");
+	}
+	have = MIN(c->in_end - c->in_start - w->rq.frame_len, c->pay_left);
+	memcpy(c->pay_blob + c->pay_done, c->in + c->in_start + w->rq.frame_len, have);
+	c->pay_done += have;
+	c->pay_left -= have;
+	if (c->pay_left) {
+		c->in_end = c->in_start + w->rq.frame_len;
+		while (c->pay_left && c->readable) {
+			ssize_t n = recv(c->sock, c->pay_blob + c->pay_done, c->pay_left,
+					 MSG_DONTWAIT);
+
+			if (!received(c, n, c->pay_left))
+				break;
+			c->pay_done += n;
+			c->pay_left -= n;
+		}
+		if (c->pay_left || c->state == CONN_DEAD)
+			return false;
+		have = 0;
+	}
+	c->in_start += w->rq.frame_len + have;
+	blob = c->pay_blob;
+	c->pay_blob = NULL;
+	err = c->pay_err;
+	run(w, c, err, blob);
+	free(blob);
+	return true;
+}
+
+static bool payload_step(struct worker *w, struct conn *c)
+{
+	/* The frame was good when it came; this worker has not seen it, or something else since. */
+	request_head(c->in + c->in_start, &c->lim, &w->rq);
+	request_body(c->in + c->in_start, &c->lim, &w->rq);
+	return w->rq.op == WFS_OP_WRITE ? write_payload(w, c) : xattr_payload(w, c);
+}
+
+/*
+ * May another request be begun?  Not when the client does not take its replies, and not when enough of its
+ * requests hang in the file system: each of them has a thread.
+ */
+static bool may_begin(struct conn *c)
+{
+	if (c->out_replies >= OUT_REPLIES || c->out_bytes >= OUT_BYTES)
+		return false;
+	if (c->out_replies && atomic_load_explicit(&stats.out_bytes, memory_order_relaxed) >=
+	    OUT_BYTES_ALL)
+		return false;
+	if (c->stuck >= CONN_STUCK)
+		return false;
+	if (c->session && atomic_load(&c->session->stuck) >= SESSION_STUCK) {
+		loop_throttle(c);
+		return false;
+	}
+	return true;
+}
+
+/**
+ * enum step - how a piece of work on the input went
+ * @STEP_DONE: well, there may be more
+ * @STEP_IDLE: there is nothing to be done, an event will tell of more
+ * @STEP_BLOCKED: there may be, but not now: see may_begin()
+ */
+enum step {
+	STEP_DONE,
+	STEP_IDLE,
+	STEP_BLOCKED,
+};
+
+static enum step input_step(struct worker *w, struct conn *c)
+{
+	struct request *rq = &w->rq;
+	int err;
+
+	if (c->state != CONN_OPEN || c->reading)
+		return STEP_IDLE;
+	if (c->pay_left)
+		return payload_step(w, c) ? STEP_DONE : STEP_IDLE;
+	if (!may_begin(c))
+		return STEP_BLOCKED;
+	for (;;) {
+		size_t have = c->in_end - c->in_start;
+
+		if (have >= sizeof(struct wfs_req_hdr)) {
+			if (request_head(c->in + c->in_start, &c->lim, rq))
+				return broken(c, "malformed request"), STEP_IDLE;
+			if (have >= rq->frame_len)
+				break;
+		}
+		if (!receive(c))
+			return STEP_IDLE;
+	}
+	err = request_body(c->in + c->in_start, &c->lim, rq);
+	if (err == -EPROTO)
+		return broken(c, "malformed request"), STEP_IDLE;
+	if (c->slots[rq->slot / 64] & 1ull << rq->slot % 64)
+		return broken(c, "request on a slot that is taken"), STEP_IDLE;
+	c->slots[rq->slot / 64] |= 1ull << rq->slot % 64;
+
+	if (rq->data_len) {
+		compact(c);
+		c->pay_left = rq->data_len;
+		c->pay_done = 0;
+		c->pay_err = err;
+		return payload_step(w, c) ? STEP_DONE : STEP_IDLE;
+	}
+	c->in_start += rq->frame_len;
+	run(w, c, err, NULL);
+	return STEP_DONE;
+}
+
+/* ---- both ---- */
+
+/* Answer what has been begun, then end the connection; its client will come again with the rest. */
+void conn_finish(struct conn *c)
+{
+	if (c->state != CONN_OPEN)
+		return;
+	c->state = CONN_FINISH;
+	loop_queue(c);
+}
+
+/*
+ * All is sent.  Closing a socket with unread input would reset the connection and may take the last replies
+ * with it, so read on until the peer has seen our end.
+ */
+static void linger(struct worker *w, struct conn *c)
+{
+	ssize_t n;
+
+	if (c->state == CONN_FINISH) {
+		c->state = CONN_LINGER;
+		shutdown(c->sock, SHUT_WR);
+		loop_timed(c, LINGER_SECONDS);
+	}
+	while (c->readable) {
+		n = recv(c->sock, w->scratch, SCRATCH_SIZE, MSG_DONTWAIT);
+		if (n > 0)
+			continue;
+		if (n == 0 || errno != EAGAIN) {
+			conn_kill(c);
+			return;
+		}
+		c->readable = false;
+	}
+}
+
+/**
+ * conn_turn - do what there is to do for a connection, for a while
+ */
+void conn_turn(struct worker *w, struct conn *c)
+{
+	enum step step = STEP_DONE;
+
+	w->conn = c;
+	w->moved = 0;
+	flush(w, c);
+	for (unsigned int i = 0; i < TURN_REQUESTS && w->moved < TURN_BYTES &&
+	     w->loop->runner == w; i++) {
+		step = input_step(w, c);
+		if (step == STEP_IDLE)
+			break;
+		if (step == STEP_BLOCKED || c->out_replies >= FLUSH_REPLIES ||
+		    c->out_bytes >= FLUSH_BYTES)
+			flush(w, c);
+		if (step == STEP_BLOCKED && !may_begin(c))
+			break;
+	}
+	flush(w, c);
+	w->conn = NULL;
+	if (c->state == CONN_DEAD)
+		return;
+
+	if (c->in_start == c->in_end) {
+		free(c->in);
+		c->in = NULL;
+		c->in_start = c->in_end = 0;
+	}
+	if (c->state != CONN_OPEN && TAILQ_EMPTY(&c->out) && !c->busy) {
+		linger(w, c);
+		return;
+	}
+	/* Out of turn; or the loop's runner may have stopped at what this worker was at until now. */
+	if (step == STEP_DONE || w->loop->runner != w ||
+	    (c->writable && !c->sending && !TAILQ_EMPTY(&c->out)))
+		loop_queue(c);
+}

@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * loop.c - event loops, the threads that run them, and what happens when one hangs in a call.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "wfsd.h"
+
+#define WORKERS_MAX	256
+#define SPARE_MAX	4		/* workers that may idle for longer than IDLE_SECONDS */
+#define IDLE_SECONDS	10
+#define TURNS		16		/* of connections between two looks for events */
+#define EVENTS		64
+#define THROTTLE_MS	10
+#define WATCH_NS	2000000		/* a call that lasts for one to two of these costs the lead */
+#define WATCH_IDLE	50		/* looks without anything seen until the watchdog sleeps */
+#define STOP_SECONDS	10
+
+static struct loop *loops;
+static unsigned int nloops;
+
+static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;	/* these three */
+static TAILQ_HEAD(, worker) idle_workers = TAILQ_HEAD_INITIALIZER(idle_workers);
+static unsigned int nworkers, nidle;
+
+static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;	/* watch_asleep, when it is cleared */
+static pthread_cond_t watch_wake = PTHREAD_COND_INITIALIZER;
+static atomic_bool watch_asleep;
+
+/* ---- workers ---- */
+
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	/* It is faster so, not wrong otherwise. */
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+static void loop_run(struct worker *w);
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	int cpu = -1;
+
+	/* A working directory and a umask of this thread's own. */
+	if (unshare(CLONE_FS) || fchdir(cfg.proc_fd))
+		die("setting up a thread: %s", strerror(errno));
+	cred_thread_init(&w->cred);
+
+	pthread_mutex_lock(&pool_lock);
+	for (;;) {
+		struct timespec until;
+		int err = 0;
+
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += IDLE_SECONDS;
+		while (!w->next_loop && !(err && nidle > SPARE_MAX))
+			err = pthread_cond_timedwait(&w->wake, &pool_lock, &until);
+		if (!w->next_loop)
+			break;
+		w->next_loop = NULL;
+		pthread_mutex_unlock(&pool_lock);
+
+		if (cpu != w->loop->cpu)
+			pin(cpu = w->loop->cpu);
+		loop_run(w);
+
+		pthread_mutex_lock(&pool_lock);
+		TAILQ_INSERT_HEAD(&idle_workers, w, idle);
+		nidle++;
+	}
+	TAILQ_REMOVE(&idle_workers, w, idle);
+	nidle--;
+	nworkers--;
+	pthread_mutex_unlock(&pool_lock);
+	pthread_cond_destroy(&w->wake);
+	free(w->scratch);
+	free(w);
+	return NULL;
+}
+
+/* Under pool_lock.  The thread finds its work when it starts. */
+static struct worker *new_worker(void)
+{
+	struct worker *w = calloc(1, sizeof(*w));
+	pthread_attr_t attr;
+	pthread_t thread;
+	int err;
+
+	if (!w)
+		return NULL;
+	w->scratch = malloc(SCRATCH_SIZE);
+	pthread_cond_init(&w->wake, NULL);
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, 1 << 20);
+	err = w->scratch ? pthread_create(&thread, &attr, worker_main, w) : ENOMEM;
+	pthread_attr_destroy(&attr);
+	if (err) {
+		pthread_cond_destroy(&w->wake);
+		free(w->scratch);
+		free(w);
+		return NULL;
+	}
+	nworkers++;
+	return w;
+}
+
+/* Give a loop, whose lock is held, a new runner. */
+static bool set_runner(struct loop *l)
+{
+	struct worker *w;
+
+	pthread_mutex_lock(&pool_lock);
+	w = TAILQ_FIRST(&idle_workers);
+	if (w) {
+		TAILQ_REMOVE(&idle_workers, w, idle);
+		nidle--;
+	} else if (nworkers < WORKERS_MAX) {
+		w = new_worker();
+	}
+	if (w) {
+		w->loop = w->next_loop = l;
+		l->runner = w;
+		pthread_cond_signal(&w->wake);
+	}
+	pthread_mutex_unlock(&pool_lock);
+	return w;
+}
+
+/*
+ * The runner of @l, whose lock is held, is or will be in a call for long: let another thread be the runner.
+ */
+static bool lend(struct loop *l)
+{
+	struct worker *w = l->runner;
+	struct conn *c = w->conn;
+
+	if (!set_runner(l)) {
+		stat_add(&stats.lend_failed, 1);
+		return false;
+	}
+	stat_add(&stats.lends, 1);
+	w->stuck = true;
+	c->stuck++;
+	if (c->session)
+		atomic_fetch_add(&c->session->stuck, 1);
+	/* There may be more requests of the same connection. */
+	loop_queue(c);
+	return true;
+}
+
+/**
+ * loop_leave - the worker is about to make a call that may take a while: release the loop
+ * @slow: it will
+ */
+void loop_leave(struct worker *w, bool slow)
+{
+	struct loop *l = w->loop;
+	bool watch = false;
+
+	if (l->runner == w && !(slow && lend(l))) {
+		atomic_fetch_add(&l->calls, 1);
+		watch = true;
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (watch && atomic_load(&watch_asleep)) {
+		pthread_mutex_lock(&watch_lock);
+		atomic_store(&watch_asleep, false);
+		pthread_cond_signal(&watch_wake);
+		pthread_mutex_unlock(&watch_lock);
+	}
+}
+
+void loop_enter(struct worker *w)
+{
+	struct loop *l = w->loop;
+
+	pthread_mutex_lock(&l->lock);
+	if (l->runner == w) {
+		atomic_fetch_add(&l->calls, 1);
+	} else if (w->stuck) {
+		w->stuck = false;
+		w->conn->stuck--;
+		if (w->conn->session)
+			atomic_fetch_sub(&w->conn->session->stuck, 1);
+	}
+}
+
+/*
+ * The watchdog looks at the loops every 2 ms: a runner that is in the same call as at the last look has been
+ * there for too long.  So the loops need not read the clock.  With nothing going on it sleeps.
+ */
+static void *watchdog_main(void *arg)
+{
+	static const struct timespec tick = { .tv_nsec = WATCH_NS };
+	unsigned int idle = 0;
+
+	for (;;) {
+		bool busy = false;
+
+		nanosleep(&tick, NULL);
+		for (unsigned int i = 0; i < nloops; i++) {
+			struct loop *l = &loops[i];
+			unsigned long calls = atomic_load(&l->calls);
+
+			busy |= calls != l->seen || calls % 2;
+			if (calls % 2 && calls == l->seen) {
+				pthread_mutex_lock(&l->lock);
+				if (atomic_load(&l->calls) == calls && lend(l))
+					atomic_fetch_add(&l->calls, 1);
+				pthread_mutex_unlock(&l->lock);
+			}
+			l->seen = calls;
+		}
+		idle = busy ? 0 : idle + 1;
+		if (idle < WATCH_IDLE)
+			continue;
+
+		pthread_mutex_lock(&watch_lock);
+		atomic_store(&watch_asleep, true);
+		/* A call that began before it could see that is to be seen now. */
+		for (unsigned int i = 0; i < nloops; i++)
+			if (atomic_load(&loops[i].calls) != loops[i].seen)
+				atomic_store(&watch_asleep, false);
+		while (atomic_load(&watch_asleep))
+			pthread_cond_wait(&watch_wake, &watch_lock);
+		pthread_mutex_unlock(&watch_lock);
+		idle = 0;
+	}
+	return arg;
+}
+
+/* Closes what nobody uses any more; a thread of its own, for closing may take long. */
+static void *janitor_main(void *arg)
+{
+	for (;;) {
+		time_t now = now_seconds();
+
+		file_expire(now - 5);
+		readdir_expire(now - 5);
+		session_expire(now);
+		sleep(1);
+	}
+	return arg;
+}
+
+/* ---- the loop ---- */
+
+static void wake(struct loop *l)
+{
+	uint64_t one = 1;
+
+	/* It fails only when it is as good as written already. */
+	if (l->sleeping && write(l->wakefd, &one, sizeof(one)) > 0)
+		l->sleeping = false;
+}
+
+/* The connection may have something to do. */
+void loop_queue(struct conn *c)
+{
+	struct loop *l = c->loop;
+
+	if (c->queued || c->state == CONN_DEAD)
+		return;
+	c->queued = true;
+	TAILQ_INSERT_TAIL(&l->runq, c, runq);
+	wake(l);
+}
+
+/* Its session has too many requests that hang: look again in a while. */
+void loop_throttle(struct conn *c)
+{
+	if (c->throttled)
+		return;
+	c->throttled = true;
+	TAILQ_INSERT_TAIL(&c->loop->throttled, c, throttled_link);
+}
+
+/* The connection is dead unless something happens in time. */
+void loop_timed(struct conn *c, unsigned int seconds)
+{
+	c->deadline = now_seconds() + seconds;
+	if (c->timed)
+		return;
+	c->timed = true;
+	TAILQ_INSERT_TAIL(&c->loop->timed, c, timed_link);
+}
+
+void loop_untimed(struct conn *c)
+{
+	if (!c->timed)
+		return;
+	c->timed = false;
+	TAILQ_REMOVE(&c->loop->timed, c, timed_link);
+}
+
+static void check_times(struct loop *l)
+{
+	time_t now = now_seconds();
+	struct conn *c, *next;
+
+	for (c = TAILQ_FIRST(&l->timed); c; c = next) {
+		next = TAILQ_NEXT(c, timed_link);
+		if (c->deadline > now)
+			continue;
+		if (c->state == CONN_OPEN)
+			log_limited("%s: said no HELLO, closing", c->peer);
+		conn_kill(c);
+	}
+	while ((c = TAILQ_FIRST(&l->throttled))) {
+		TAILQ_REMOVE(&l->throttled, c, throttled_link);
+		c->throttled = false;
+		loop_queue(c);
+	}
+}
+
+static void look_for_events(struct loop *l)
+{
+	struct epoll_event events[EVENTS];
+	struct conn *c;
+	int n, timeout;
+	uint64_t count;
+
+	/* All events that could refer to them have been seen. */
+	while ((c = LIST_FIRST(&l->dead))) {
+		LIST_REMOVE(c, all);
+		free(c);
+	}
+	timeout = !TAILQ_EMPTY(&l->runq) ? 0 : !TAILQ_EMPTY(&l->throttled) ? THROTTLE_MS :
+		  !TAILQ_EMPTY(&l->timed) ? 1000 : -1;
+	if (timeout) {
+		l->sleeping = true;
+		pthread_mutex_unlock(&l->lock);
+	}
+	n = epoll_wait(l->epfd, events, EVENTS, timeout);
+	if (timeout) {
+		pthread_mutex_lock(&l->lock);
+		l->sleeping = false;
+	}
+	for (int i = 0; i < n; i++) {
+		if (events[i].data.ptr)
+			conn_event(events[i].data.ptr, events[i].events);
+		else if (read(l->wakefd, &count, sizeof(count)) < 0)
+			continue;
+	}
+	check_times(l);
+}
+
+static void loop_run(struct worker *w)
+{
+	struct loop *l = w->loop;
+	struct conn *c;
+
+	pthread_mutex_lock(&l->lock);
+	while (l->runner == w && !(l->stopping && !l->nconns)) {
+		look_for_events(l);
+		for (unsigned int i = 0; i < TURNS && l->runner == w &&
+		     (c = TAILQ_FIRST(&l->runq)); i++) {
+			TAILQ_REMOVE(&l->runq, c, runq);
+			c->queued = false;
+			conn_turn(w, c);
+		}
+	}
+	if (l->runner == w)
+		l->ended = true;
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* ---- from outside ---- */
+
+static void start_thread(void *(*fn)(void *))
+{
+	pthread_t thread;
+	int err = pthread_create(&thread, NULL, fn, NULL);
+
+	if (err)
+		die("starting a thread: %s", strerror(err));
+	pthread_detach(thread);
+}
+
+void loops_start(void)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = NULL };
+	cpu_set_t set;
+	int cpu = -1;
+
+	if (sched_getaffinity(0, sizeof(set), &set))
+		die("sched_getaffinity: %s", strerror(errno));
+	nloops = cfg.threads ? cfg.threads : (unsigned int)CPU_COUNT(&set);
+	loops = calloc(nloops, sizeof(*loops));
+	if (!loops)
+		die("no memory");
+	for (unsigned int i = 0; i < nloops; i++) {
+		struct loop *l = &loops[i];
+
+		do
+			cpu = (cpu + 1) % CPU_SETSIZE;
+		while (!CPU_ISSET(cpu, &set));
+		l->cpu = cpu;
+		pthread_mutex_init(&l->lock, NULL);
+		TAILQ_INIT(&l->runq);
+		TAILQ_INIT(&l->throttled);
+		TAILQ_INIT(&l->timed);
+		l->epfd = epoll_create1(EPOLL_CLOEXEC);
+		l->wakefd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (l->epfd < 0 || l->wakefd < 0 ||
+		    epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->wakefd, &ev))
+			die("epoll: %s", strerror(errno));
+	}
+	for (unsigned int i = 0; i < nloops; i++) {
+		pthread_mutex_lock(&loops[i].lock);
+		if (!set_runner(&loops[i]))
+			die("starting a thread: %s", strerror(errno));
+		pthread_mutex_unlock(&loops[i].lock);
+	}
+	start_thread(watchdog_main);
+	start_thread(janitor_main);
+}
+
+/* The loop with the fewest connections; of several, that on the CPU where this one's packets arrive. */
+void loops_add_conn(int sock, const char *peer)
+{
+	struct loop *best = NULL;
+	unsigned int fewest = UINT_MAX;
+	socklen_t len = sizeof(int);
+	struct conn *c;
+	int cpu = -1;
+
+	getsockopt(sock, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &len);
+	for (unsigned int i = 0; i < nloops; i++) {
+		struct loop *l = &loops[i];
+
+		pthread_mutex_lock(&l->lock);
+		if (l->nconns < fewest || (l->nconns == fewest && l->cpu == cpu)) {
+			fewest = l->nconns;
+			best = l;
+		}
+		pthread_mutex_unlock(&l->lock);
+	}
+	pthread_mutex_lock(&best->lock);
+	c = conn_new(best, sock, peer);
+	if (c)
+		loop_queue(c);
+	pthread_mutex_unlock(&best->lock);
+	if (!c) {
+		log_limited("%s: no memory for a connection", peer);
+		close(sock);
+	}
+}
+
+unsigned int loops_conns(void)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < nloops; i++) {
+		pthread_mutex_lock(&loops[i].lock);
+		n += loops[i].nconns;
+		pthread_mutex_unlock(&loops[i].lock);
+	}
+	return n;
+}
+
+bool loops_stop(void)
+{
+	static const struct timespec tick = { .tv_nsec = 10000000 };
+	time_t until = now_seconds() + STOP_SECONDS;
+	bool ended;
+
+	for (unsigned int i = 0; i < nloops; i++) {
+		struct loop *l = &loops[i];
+		struct conn *c;
+
+		pthread_mutex_lock(&l->lock);
+		l->stopping = true;
+		LIST_FOREACH(c, &l->conns, all)
+			conn_finish(c);
+		wake(l);
+		pthread_mutex_unlock(&l->lock);
+	}
+	do {
+		ended = true;
+		for (unsigned int i = 0; i < nloops; i++) {
+			pthread_mutex_lock(&loops[i].lock);
+			ended &= loops[i].ended;
+			pthread_mutex_unlock(&loops[i].lock);
+		}
+		if (!ended)
+			nanosleep(&tick, NULL);
+	} while (!ended && now_seconds() < until);
+	return ended;
+}

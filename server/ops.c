@@ -1,0 +1,1004 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * ops.c - the operations.
+ *
+ * Each runs in a worker without a lock of the loop's.  The pattern is: get the files that the handles
+ * name (as root), become the caller, do the system call, tell what it left.  Files are named to the
+ * kernel by descriptor; where it wants a path, "N" relative to the working directory does, which is
+ * /proc/self/fd in every worker.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "wfsd.h"
+
+struct fd_path {
+	char s[16];
+};
+
+static struct fd_path fd_path(int fd)
+{
+	struct fd_path p;
+
+	snprintf(p.s, sizeof(p.s), "%d", fd);
+	return p;
+}
+
+static bool out_of_files(int fd)
+{
+	return fd < 0 && (errno == EMFILE || errno == ENFILE) && file_evict();
+}
+
+int open_file_of(int fd, int flags)
+{
+	struct fd_path path = fd_path(fd);
+	int n;
+
+	do
+		n = openat(cfg.proc_fd, path.s, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	while (out_of_files(n));
+	return n < 0 ? -errno : n;
+}
+
+static int open_how(int dirfd, const char *name, int flags, mode_t mode)
+{
+	struct open_how how = {
+		.flags = flags | O_NOFOLLOW | O_CLOEXEC,
+		.mode = mode,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS |
+			   RESOLVE_NO_SYMLINKS,
+	};
+	int n;
+
+	do
+		n = syscall(SYS_openat2, dirfd, name, &how, sizeof(how));
+	while (out_of_files(n));
+	return n < 0 ? -errno : n;
+}
+
+/* An entry of a directory and nothing beyond: not another mount, not where a symlink leads. */
+int open_in(int dirfd, const char *name, int flags)
+{
+	return open_how(dirfd, name, flags, 0);
+}
+
+int stat_fd(int fd, struct statx *stx)
+{
+	return statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, stx) ? -errno : 0;
+}
+
+void attr_fill(const struct statx *stx, struct wfs_attr *a)
+{
+	uint32_t flags = stx->stx_mask & STATX_BTIME ? WFS_ATTR_BTIME : 0;
+
+	a->ino = htole64(stx->stx_ino);
+	a->size = htole64(stx->stx_size);
+	a->blocks = htole64(stx->stx_blocks);
+	a->change = htole64(change_value(stx, &flags));
+	a->atime_sec = htole64(stx->stx_atime.tv_sec);
+	a->mtime_sec = htole64(stx->stx_mtime.tv_sec);
+	a->ctime_sec = htole64(stx->stx_ctime.tv_sec);
+	a->btime_sec = htole64(flags & WFS_ATTR_BTIME ? stx->stx_btime.tv_sec : 0);
+	a->atime_nsec = htole32(stx->stx_atime.tv_nsec);
+	a->mtime_nsec = htole32(stx->stx_mtime.tv_nsec);
+	a->ctime_nsec = htole32(stx->stx_ctime.tv_nsec);
+	a->btime_nsec = htole32(flags & WFS_ATTR_BTIME ? stx->stx_btime.tv_nsec : 0);
+	a->mode = htole32(stx->stx_mode);
+	a->nlink = htole32(stx->stx_nlink);
+	a->uid = htole32(stx->stx_uid);
+	a->gid = htole32(stx->stx_gid);
+	a->rdev_major = htole32(stx->stx_rdev_major);
+	a->rdev_minor = htole32(stx->stx_rdev_minor);
+	a->blksize = htole32(stx->stx_blksize);
+	a->flags = htole32(flags);
+}
+
+/* The attributes as they are; or as an operation of ours has just left them. */
+static int reply_attr(int fd, struct wfs_attr *attr)
+{
+	struct statx stx;
+	int err = stat_fd(fd, &stx);
+
+	if (!err)
+		attr_fill(&stx, attr);
+	return err;
+}
+
+static int reply_changed(int fd, struct wfs_attr *attr)
+{
+	struct statx stx;
+	int err = stat_fd(fd, &stx);
+
+	if (err)
+		return err;
+	change_stamp(&stx);
+	attr_fill(&stx, attr);
+	return 0;
+}
+
+static int reply_pre(int dirfd, struct wfs_dir_change *dc)
+{
+	struct statx stx;
+	uint32_t flags = 0;
+	int err = stat_fd(dirfd, &stx);
+
+	if (!err)
+		dc->pre_change = htole64(change_value(&stx, &flags));
+	return err;
+}
+
+/* A handle and attributes; @stx: what the attributes were made of. */
+int setup_entry(int fd, struct wfs_entry *entry, struct statx *stx)
+{
+	int err = stat_fd(fd, stx);
+
+	if (!err)
+		err = handle_from_fd(fd, 0, &entry->fh);
+	if (!err)
+		attr_fill(stx, &entry->attr);
+	return err;
+}
+
+/* Whoever is told of a file will ask for it again: its descriptor goes into the cache. */
+static int reply_entry(int fd, struct wfs_entry *entry)
+{
+	struct statx stx;
+	int err = setup_entry(fd, entry, &stx);
+
+	if (err) {
+		close(fd);
+		return err;
+	}
+	file_put(file_insert(&entry->fh, fd));
+	return 0;
+}
+
+/* What most operations begin with. */
+static int get_file(struct op_ctx *op, const struct wfs_fh *fh, struct file **file)
+{
+	int err = file_get(op->cred, fh, file);
+
+	if (err)
+		return err;
+	err = cred_assume(op->cred, op->rq);
+	if (err)
+		file_put(*file);
+	return err;
+}
+
+/* Room for data of the reply; at least a byte, so that it is there. */
+static char *reply_data(struct op_ctx *op, size_t len)
+{
+	op->rep->data = malloc(len ? len : 1);
+	return op->rep->data;
+}
+
+static int op_root(struct op_ctx *op)
+{
+	struct wfs_entry *rep = (void *)op->rep->body;
+
+	op->rep->body_len = sizeof(*rep);
+	rep->fh = cfg.root_fh;
+	return reply_attr(cfg.root_fd, &rep->attr);
+}
+
+static int op_lookup(struct op_ctx *op)
+{
+	struct wfs_entry *rep = (void *)op->rep->body;
+	struct file *dir;
+	int fd, err;
+
+	err = get_file(op, &op->rq->fh, &dir);
+	if (err)
+		return err;
+	fd = open_in(dir->fd, op->rq->name, O_PATH);
+	file_put(dir);
+	if (fd < 0)
+		return fd;
+	op->rep->body_len = sizeof(*rep);
+	return reply_entry(fd, rep);
+}
+
+static int op_getattr(struct op_ctx *op)
+{
+	struct wfs_attr *rep = (void *)op->rep->body;
+	struct file *file;
+	int err;
+
+	err = file_get(op->cred, &op->rq->fh, &file);
+	if (err)
+		return err;
+	op->rep->body_len = sizeof(*rep);
+	err = reply_attr(file->fd, rep);
+	file_put(file);
+	return err;
+}
+
+static int set_attributes(struct file *file, const struct request *rq)
+{
+	struct fd_path path = fd_path(file->fd);
+	struct timespec ts[2] = { rq->set_times[0], rq->set_times[1] };
+	uint32_t valid = rq->flags;
+	struct statx stx;
+
+	if (valid & WFS_SET_SIZE) {
+		/* The right to write was granted at open; the mode may have changed since. */
+		if (handle_rights(&rq->fh) & FH_WRITE) {
+			if (ftruncate(file->fd, rq->set_size))
+				return -errno;
+		} else if (truncate(path.s, rq->set_size)) {
+			return -errno;
+		}
+	}
+	if (valid & (WFS_SET_UID | WFS_SET_GID)) {
+		if (fchownat(file->fd, "", valid & WFS_SET_UID ? rq->set_uid : (uid_t)-1,
+			     valid & WFS_SET_GID ? rq->set_gid : (gid_t)-1, AT_EMPTY_PATH))
+			return -errno;
+	}
+	if (valid & WFS_SET_MODE) {
+		if (statx(file->fd, "", AT_EMPTY_PATH, STATX_TYPE, &stx))
+			return -errno;
+		if (S_ISLNK(stx.stx_mode))
+			return -EOPNOTSUPP;
+		if (fchmodat(cfg.proc_fd, path.s, rq->mode, 0))
+			return -errno;
+	}
+	if (valid & (WFS_SET_ATIME | WFS_SET_ATIME_NOW | WFS_SET_MTIME | WFS_SET_MTIME_NOW)) {
+		if (!(valid & WFS_SET_ATIME))
+			ts[0].tv_nsec = valid & WFS_SET_ATIME_NOW ? UTIME_NOW : UTIME_OMIT;
+		if (!(valid & WFS_SET_MTIME))
+			ts[1].tv_nsec = valid & WFS_SET_MTIME_NOW ? UTIME_NOW : UTIME_OMIT;
+		if (utimensat(file->fd, "", ts, AT_EMPTY_PATH))
+			return -errno;
+	}
+	return 0;
+}
+
+static int op_setattr(struct op_ctx *op)
+{
+	struct wfs_attr *rep = (void *)op->rep->body;
+	struct file *file;
+	int err, err2;
+
+	err = get_file(op, &op->rq->fh, &file);
+	if (err)
+		return err;
+	err = set_attributes(file, op->rq);
+	/* Some of it may have been done before the error. */
+	err2 = reply_changed(file->fd, rep);
+	op->rep->body_len = sizeof(*rep);
+	file_put(file);
+	return err ? err : err2;
+}
+
+static int op_access(struct op_ctx *op)
+{
+	struct wfs_access_rep *rep = (void *)op->rep->body;
+	uint32_t granted = 0;
+	struct file *file;
+	int err;
+
+	err = get_file(op, &op->rq->fh, &file);
+	if (err)
+		return err;
+	for (uint32_t bit = 1; bit <= 4; bit <<= 1) {
+		if (!(op->rq->count & bit) || (cfg.read_only && bit == W_OK))
+			continue;
+		/* glibc's faccessat() would compare modes itself on some kernels. */
+		if (!syscall(SYS_faccessat2, file->fd, "", bit, AT_EACCESS | AT_EMPTY_PATH))
+			granted |= bit;
+	}
+	rep->mask = htole32(granted);
+	rep->reserved = 0;
+	op->rep->body_len = sizeof(*rep);
+	err = reply_attr(file->fd, &rep->attr);
+	file_put(file);
+	return err;
+}
+
+static int open_mode(uint32_t flags)
+{
+	int mode = flags & WFS_OPEN_TRUNC ? O_TRUNC : 0;
+
+	if ((flags & WFS_OPEN_READ) && (flags & WFS_OPEN_WRITE))
+		return mode | O_RDWR;
+	return mode | (flags & WFS_OPEN_WRITE ? O_WRONLY : O_RDONLY);
+}
+
+static unsigned int open_rights(uint32_t flags)
+{
+	return (flags & WFS_OPEN_READ ? FH_READ : 0) | (flags & WFS_OPEN_WRITE ? FH_WRITE : 0);
+}
+
+/* Opens for I/O what an O_PATH fd stands for: files only, a FIFO would wait and a device act. */
+static int open_regular(int path_fd, uint32_t flags)
+{
+	struct statx stx;
+
+	if (statx(path_fd, "", AT_EMPTY_PATH, STATX_TYPE, &stx))
+		return -errno;
+	switch (stx.stx_mode & S_IFMT) {
+	case S_IFREG:
+		return open_file_of(path_fd, open_mode(flags));
+	case S_IFDIR:
+		return -EISDIR;
+	case S_IFLNK:
+		return -ELOOP;
+	default:
+		return -EINVAL;
+	}
+}
+
+/*
+ * A file was opened, and there is a hold on it: make its I/O handle.  Takes over fd.  If the last link
+ * went between the open and the hold, whoever removed it did not see the hold; so look again.
+ */
+static int finish_open(struct op_ctx *op, const struct wfs_fh *fh, int fd, struct wfs_fh *io,
+		       struct wfs_attr *attr, bool changed)
+{
+	struct file *file;
+	struct statx stx;
+	int err;
+
+	err = stat_fd(fd, &stx);
+	if (err) {
+		close(fd);
+		return err;
+	}
+	if (changed)
+		change_stamp(&stx);
+	attr_fill(&stx, attr);
+	handle_with_rights(fh, open_rights(op->rq->flags), io);
+	file = file_insert(io, fd);
+	if (!file)
+		return -ENOMEM;
+	if (!stx.stx_nlink) {
+		cred_root(op->cred);
+		hold_pin(fh, file->fd);
+	}
+	file_put(file);
+	return 0;
+}
+
+static int op_open(struct op_ctx *op)
+{
+	struct wfs_open_rep *rep = (void *)op->rep->body;
+	const struct request *rq = op->rq;
+	struct file *file;
+	int fd, err;
+
+	err = get_file(op, &rq->fh, &file);
+	if (err)
+		return err;
+	err = hold_add(op->session, &rq->fh);
+	if (err)
+		goto out;
+	fd = open_regular(file->fd, rq->flags);
+	if (fd < 0)
+		err = fd;
+	else
+		err = finish_open(op, &rq->fh, fd, &rep->io, &rep->attr,
+				  rq->flags & WFS_OPEN_TRUNC);
+	if (err)
+		hold_drop(op->session, &rq->fh);
+	op->rep->body_len = sizeof(*rep);
+out:
+	file_put(file);
+	return err;
+}
+
+/*
+ * Opens for CREATE; O_EXCL first, since only that tells whether we made it.  Someone may remove or
+ * make the file in between, so try again, but not forever.
+ */
+static int create_or_open(int dirfd, const struct request *rq, bool *created)
+{
+	int fd, path_fd;
+
+	for (int i = 0; i < 100; i++) {
+		fd = open_how(dirfd, rq->name, O_CREAT | O_EXCL | O_NONBLOCK | O_NOCTTY |
+			      (open_mode(rq->flags) & ~O_TRUNC), rq->mode);
+		*created = fd >= 0;
+		if (fd != -EEXIST || (rq->flags & WFS_OPEN_EXCL))
+			return fd;
+		path_fd = open_in(dirfd, rq->name, O_PATH);
+		if (path_fd == -ENOENT)
+			continue;
+		if (path_fd < 0)
+			return path_fd;
+		fd = open_regular(path_fd, rq->flags);
+		close(path_fd);
+		return fd;
+	}
+	return -EAGAIN;
+}
+
+static int op_create(struct op_ctx *op)
+{
+	struct wfs_create_rep *rep = (void *)op->rep->body;
+	const struct request *rq = op->rq;
+	struct file *dir;
+	bool created;
+	int fd, err;
+
+	err = get_file(op, &rq->fh, &dir);
+	if (err)
+		return err;
+	cred_umask(op->cred, rq->umask);
+	change_lock_dirs(&rq->fh, NULL);
+	err = reply_pre(dir->fd, &rep->dir);
+	if (err)
+		goto out;
+	fd = create_or_open(dir->fd, rq, &created);
+	if (fd < 0) {
+		err = fd;
+		goto out;
+	}
+	err = created ? reply_changed(dir->fd, &rep->dir.attr) :
+			reply_attr(dir->fd, &rep->dir.attr);
+	if (!err)
+		err = handle_from_fd(fd, 0, &rep->entry.fh);
+	if (!err)
+		err = hold_add(op->session, &rep->entry.fh);
+	if (err) {
+		close(fd);
+		goto out;
+	}
+	err = finish_open(op, &rep->entry.fh, fd, &rep->io, &rep->entry.attr,
+			  created || (rq->flags & WFS_OPEN_TRUNC));
+	if (err)
+		hold_drop(op->session, &rep->entry.fh);
+	rep->created = htole32(created);
+	rep->reserved = 0;
+	op->rep->body_len = sizeof(*rep);
+out:
+	change_unlock_dirs(&rq->fh, NULL);
+	file_put(dir);
+	return err;
+}
+
+static int op_close(struct op_ctx *op)
+{
+	int err = handle_check(&op->rq->fh);
+
+	if (err)
+		return err;
+	if (!handle_rights(&op->rq->fh))
+		return -EBADF;
+	hold_drop(op->session, &op->rq->fh);
+	return 0;
+}
+
+/* The disk has errors: to answer with one of them we have to read before we answer. */
+static int read_suspect(struct op_ctx *op, struct file *file)
+{
+	uint32_t done = 0, len = op->rep->data_len;
+
+	if (!reply_data(op, len))
+		return -ENOMEM;
+	while (done < len) {
+		ssize_t n = pread(file->fd, op->rep->data + done, len - done, op->rq->offset + done);
+
+		if (n < 0)
+			return -errno;
+		if (!n)
+			break;
+		done += n;
+	}
+	op->rep->data_len = done;
+	return 0;
+}
+
+static int op_read(struct op_ctx *op)
+{
+	const struct request *rq = op->rq;
+	struct file *file;
+	struct stat st;
+	int err;
+
+	err = file_get(op->cred, &rq->fh, &file);
+	if (err)
+		return err;
+	if (!(handle_rights(&rq->fh) & FH_READ))
+		err = -EBADF;
+	else if (fstat(file->fd, &st))
+		err = -errno;
+	if (err || (uint64_t)st.st_size <= rq->offset) {
+		file_put(file);
+		return err;
+	}
+	op->rep->data_len = MIN((uint64_t)st.st_size - rq->offset, rq->count);
+	if (atomic_load_explicit(&file->suspect, memory_order_relaxed)) {
+		err = read_suspect(op, file);
+		file_put(file);
+	} else {
+		op->rep->offset = rq->offset;
+		op->rep->file = file;
+	}
+	stat_add(&stats.bytes_read, op->rep->data_len);
+	return err;
+}
+
+/*
+ * WRITE is done in pieces, as its payload arrives: write_open(), write_chunk() for each, write_done().
+ * Each piece is written with the caller's credentials, so that the kernel clears setuid and setgid.
+ */
+int write_open(struct op_ctx *op, struct file **file)
+{
+	int err;
+
+	if (cfg.read_only)
+		return -EROFS;
+	err = file_get(op->cred, &op->rq->fh, file);
+	if (!err && !(handle_rights(&op->rq->fh) & FH_WRITE)) {
+		file_put(*file);
+		err = -EBADF;
+	}
+	if (err)
+		*file = NULL;
+	return err;
+}
+
+/* Losing what was written, for whatever client: all of them have to send again what they may. */
+static int sync_result(int err)
+{
+	if (err == -EIO || err == -ENOSPC || err == -EDQUOT)
+		verifier_changed();
+	return err;
+}
+
+int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos,
+		bool dsync)
+{
+	int err = cred_assume(op->cred, op->rq);
+
+	if (err)
+		return err;
+	while (len) {
+		struct iovec iov = { (void *)buf, len };
+		ssize_t n = pwritev2(file->fd, &iov, 1, pos, dsync ? RWF_DSYNC : 0);
+
+		if (n < 0)
+			return dsync ? sync_result(-errno) : -errno;
+		if (!n)
+			return -EIO;
+		buf = (const char *)buf + n;
+		len -= n;
+		pos += n;
+		stat_add(&stats.bytes_written, n);
+	}
+	return 0;
+}
+
+int write_done(struct op_ctx *op, struct file *file, bool sync)
+{
+	struct wfs_write_rep *rep = (void *)op->rep->body;
+
+	/* First, so that what is lost from here on shows in the next verifier. */
+	rep->verifier = htole64(verifier_get());
+	if (sync && fdatasync(file->fd))
+		return sync_result(-errno);
+	op->rep->body_len = sizeof(*rep);
+	return reply_changed(file->fd, &rep->attr);
+}
+
+static int sync_file(struct file *file, bool datasync)
+{
+	int fd = file->fd, err;
+	struct statx stx;
+
+	if (!handle_rights(&file->fh)) {
+		if (statx(fd, "", AT_EMPTY_PATH, STATX_TYPE, &stx))
+			return -errno;
+		if (!S_ISREG(stx.stx_mode) && !S_ISDIR(stx.stx_mode))
+			return -EINVAL;
+		fd = open_file_of(fd, O_RDONLY);
+		if (fd < 0)
+			return fd;
+	}
+	err = (datasync ? fdatasync(fd) : fsync(fd)) ? -errno : 0;
+	if (fd != file->fd)
+		close(fd);
+	return sync_result(err);
+}
+
+static int op_commit(struct op_ctx *op)
+{
+	struct wfs_commit_rep *rep = (void *)op->rep->body;
+	struct file *file;
+	int err;
+
+	err = file_get(op->cred, &op->rq->fh, &file);
+	if (err)
+		return err;
+	rep->verifier = htole64(verifier_get());
+	cred_root(op->cred);
+	err = sync_file(file, op->rq->flags & WFS_COMMIT_DATASYNC);
+	if (!err)
+		err = reply_attr(file->fd, &rep->attr);
+	op->rep->body_len = sizeof(*rep);
+	file_put(file);
+	return err;
+}
+
+static int make_node(int dirfd, const struct request *rq)
+{
+	int err;
+
+	switch (rq->op) {
+	case WFS_OP_MKDIR:
+		err = mkdirat(dirfd, rq->name, rq->mode);
+		break;
+	case WFS_OP_MKNOD:
+		err = mknodat(dirfd, rq->name, rq->mode, makedev(rq->rdev_major, rq->rdev_minor));
+		break;
+	default:
+		err = symlinkat(rq->name2, dirfd, rq->name);
+	}
+	return err ? -errno : 0;
+}
+
+/* MKDIR, MKNOD, SYMLINK */
+static int op_make(struct op_ctx *op)
+{
+	struct wfs_make_rep *rep = (void *)op->rep->body;
+	const struct request *rq = op->rq;
+	struct file *dir;
+	int fd, err;
+
+	err = get_file(op, &rq->fh, &dir);
+	if (err)
+		return err;
+	cred_umask(op->cred, rq->umask);
+	change_lock_dirs(&rq->fh, NULL);
+	err = reply_pre(dir->fd, &rep->dir);
+	if (!err)
+		err = make_node(dir->fd, rq);
+	if (err)
+		goto out;
+	err = reply_changed(dir->fd, &rep->dir.attr);
+	fd = open_in(dir->fd, rq->name, O_PATH);
+	if (fd < 0)
+		err = fd;
+	else
+		err = reply_entry(fd, &rep->entry) ?: err;
+	op->rep->body_len = sizeof(*rep);
+out:
+	change_unlock_dirs(&rq->fh, NULL);
+	file_put(dir);
+	return err;
+}
+
+static int op_link(struct op_ctx *op)
+{
+	struct wfs_link_rep *rep = (void *)op->rep->body;
+	const struct request *rq = op->rq;
+	struct file *file, *dir;
+	int err;
+
+	err = file_get(op->cred, &rq->fh, &file);
+	if (err)
+		return err;
+	err = get_file(op, &rq->fh2, &dir);
+	if (err)
+		goto out_file;
+	change_lock_dirs(&rq->fh2, NULL);
+	err = reply_pre(dir->fd, &rep->dir);
+	if (!err && linkat(cfg.proc_fd, fd_path(file->fd).s, dir->fd, rq->name, AT_SYMLINK_FOLLOW))
+		err = -errno;
+	if (!err)
+		err = reply_changed(dir->fd, &rep->dir.attr);
+	if (!err)
+		err = reply_changed(file->fd, &rep->attr);
+	change_unlock_dirs(&rq->fh2, NULL);
+	op->rep->body_len = sizeof(*rep);
+	file_put(dir);
+out_file:
+	file_put(file);
+	return err;
+}
+
+/*
+ * A link of the inode at @fd is gone.  If it was the last one: keep the inode for those who hold it, and
+ * close what only the cache had open.  Takes over fd.
+ */
+static void link_removed(struct op_ctx *op, int fd)
+{
+	struct statx stx;
+	struct wfs_fh fh;
+
+	cred_root(op->cred);
+	if (!stat_fd(fd, &stx)) {
+		change_stamp(&stx);
+		if ((!stx.stx_nlink || S_ISDIR(stx.stx_mode)) && !handle_from_fd(fd, 0, &fh)) {
+			if (S_ISREG(stx.stx_mode))
+				hold_pin(&fh, fd);
+			file_forget(&fh);
+		}
+	}
+	close(fd);
+}
+
+/* UNLINK, RMDIR */
+static int op_unlink(struct op_ctx *op)
+{
+	struct wfs_unlink_rep *rep = (void *)op->rep->body;
+	const struct request *rq = op->rq;
+	int victim = -1, err;
+	struct file *dir;
+
+	err = get_file(op, &rq->fh, &dir);
+	if (err)
+		return err;
+	change_lock_dirs(&rq->fh, NULL);
+	err = reply_pre(dir->fd, &rep->dir);
+	if (err)
+		goto out;
+	victim = open_in(dir->fd, rq->name, O_PATH);
+	if (unlinkat(dir->fd, rq->name, rq->op == WFS_OP_RMDIR ? AT_REMOVEDIR : 0))
+		err = -errno;
+	else
+		err = reply_changed(dir->fd, &rep->dir.attr);
+	op->rep->body_len = sizeof(*rep);
+out:
+	change_unlock_dirs(&rq->fh, NULL);
+	file_put(dir);
+	if (victim >= 0 && !err)
+		link_removed(op, victim);
+	else if (victim >= 0)
+		close(victim);
+	return err;
+}
+
+static int op_rename(struct op_ctx *op)
+{
+	struct wfs_rename_rep *rep = (void *)op->rep->body;
+	const struct request *rq = op->rq;
+	struct file *from, *to;
+	int victim = -1, err;
+
+	err = file_get(op->cred, &rq->fh, &from);
+	if (err)
+		return err;
+	err = get_file(op, &rq->fh2, &to);
+	if (err)
+		goto out_from;
+
+	change_lock_dirs(&rq->fh, &rq->fh2);
+	err = reply_pre(from->fd, &rep->old_dir) ?: reply_pre(to->fd, &rep->new_dir);
+	if (err)
+		goto out;
+	if (!rq->flags)
+		victim = open_in(to->fd, rq->name2, O_PATH);
+	if (renameat2(from->fd, rq->name, to->fd, rq->name2, rq->flags))
+		err = -errno;
+	else
+		err = reply_changed(from->fd, &rep->old_dir.attr) ?:
+		      reply_changed(to->fd, &rep->new_dir.attr);
+	/* There may be one directory: then the second look is the valid one for both. */
+	if (!err && !memcmp(&rq->fh, &rq->fh2, sizeof(rq->fh)))
+		rep->old_dir = rep->new_dir;
+	op->rep->body_len = sizeof(*rep);
+out:
+	change_unlock_dirs(&rq->fh, &rq->fh2);
+	if (victim >= 0 && !err)
+		link_removed(op, victim);
+	else if (victim >= 0)
+		close(victim);
+	file_put(to);
+out_from:
+	file_put(from);
+	return err;
+}
+
+static int op_readlink(struct op_ctx *op)
+{
+	struct file *file;
+	struct statx stx;
+	ssize_t n;
+	int err;
+
+	err = get_file(op, &op->rq->fh, &file);
+	if (err)
+		return err;
+	if (statx(file->fd, "", AT_EMPTY_PATH, STATX_TYPE, &stx))
+		err = -errno;
+	else if (!S_ISLNK(stx.stx_mode))
+		err = -EINVAL;
+	else if (!reply_data(op, WFS_TARGET_MAX + 1))
+		err = -ENOMEM;
+	if (err)
+		goto out;
+	n = readlinkat(file->fd, "", op->rep->data, WFS_TARGET_MAX + 1);
+	if (n < 0)
+		err = -errno;
+	else if (n == 0 || n > WFS_TARGET_MAX)
+		err = -EIO;
+	else
+		op->rep->data_len = n;
+out:
+	file_put(file);
+	return err;
+}
+
+static int op_statfs(struct op_ctx *op)
+{
+	struct wfs_statfs_rep *rep = (void *)op->rep->body;
+	struct file *file;
+	struct statfs sfs;
+	int err;
+
+	err = file_get(op->cred, &op->rq->fh, &file);
+	if (err)
+		return err;
+	err = fstatfs(file->fd, &sfs) ? -errno : 0;
+	file_put(file);
+	if (err)
+		return err;
+	rep->blocks = htole64(sfs.f_blocks);
+	rep->bfree = htole64(sfs.f_bfree);
+	rep->bavail = htole64(sfs.f_bavail);
+	rep->files = htole64(sfs.f_files);
+	rep->ffree = htole64(sfs.f_ffree);
+	rep->bsize = htole32(sfs.f_bsize);
+	rep->name_max = htole32(MIN((unsigned long)sfs.f_namelen, (unsigned long)WFS_NAME_MAX));
+	op->rep->body_len = sizeof(*rep);
+	return 0;
+}
+
+#define USER_PREFIX	"user."
+
+static bool user_xattr(const char *name)
+{
+	return !strncmp(name, USER_PREFIX, strlen(USER_PREFIX)) && name[strlen(USER_PREFIX)];
+}
+
+static ssize_t get_xattr(struct op_ctx *op, const char *path)
+{
+	const struct request *rq = op->rq;
+	ssize_t n;
+
+	if (rq->count && !reply_data(op, rq->count))
+		return -ENOMEM;
+	n = getxattr(path, rq->name, op->rep->data, rq->count);
+	return n < 0 ? -errno : n;
+}
+
+static ssize_t list_xattrs(struct op_ctx *op, const char *path)
+{
+	size_t used = 0;
+	ssize_t n;
+	char *p;
+
+	if (!reply_data(op, WFS_XATTR_MAX))
+		return -ENOMEM;
+	n = listxattr(path, op->rep->data, WFS_XATTR_MAX);
+	if (n < 0)
+		return -errno;
+	for (p = op->rep->data; p < op->rep->data + n; p += strlen(p) + 1) {
+		size_t len = strlen(p) + 1;
+
+		if (!user_xattr(p))
+			continue;
+		memmove(op->rep->data + used, p, len);
+		used += len;
+	}
+	return op->rq->count && used > op->rq->count ? -ERANGE : (ssize_t)used;
+}
+
+/* GETXATTR, LISTXATTR */
+static int op_getxattr(struct op_ctx *op)
+{
+	struct wfs_xattr_rep *rep = (void *)op->rep->body;
+	const struct request *rq = op->rq;
+	struct file *file;
+	ssize_t n;
+	int err;
+
+	if (rq->op == WFS_OP_GETXATTR && !user_xattr(rq->name))
+		return -EOPNOTSUPP;
+	err = get_file(op, &rq->fh, &file);
+	if (err)
+		return err;
+	n = rq->op == WFS_OP_GETXATTR ? get_xattr(op, fd_path(file->fd).s) :
+					list_xattrs(op, fd_path(file->fd).s);
+	file_put(file);
+	if (n < 0)
+		return n;
+	rep->size = htole32(n);
+	rep->reserved = 0;
+	op->rep->body_len = sizeof(*rep);
+	op->rep->data_len = rq->count ? n : 0;
+	return 0;
+}
+
+/* SETXATTR, REMOVEXATTR */
+static int op_setxattr(struct op_ctx *op)
+{
+	struct wfs_attr *rep = (void *)op->rep->body;
+	const struct request *rq = op->rq;
+	struct fd_path path;
+	struct file *file;
+	int err;
+
+	if (!user_xattr(rq->name))
+		return -EOPNOTSUPP;
+	err = get_file(op, &rq->fh, &file);
+	if (err)
+		return err;
+	path = fd_path(file->fd);
+	if (rq->op == WFS_OP_SETXATTR)
+		err = setxattr(path.s, rq->name, op->data, rq->data_len, rq->flags);
+	else
+		err = removexattr(path.s, rq->name);
+	if (err)
+		err = -errno;
+	else
+		err = reply_changed(file->fd, rep);
+	op->rep->body_len = sizeof(*rep);
+	file_put(file);
+	return err;
+}
+
+/* What an operation does; @changes: and that it would change something. */
+static const struct {
+	int	(*run)(struct op_ctx *op);
+	bool	changes;
+} ops[WFS_OP__COUNT] = {
+	[WFS_OP_ROOT]		= { op_root, false },
+	[WFS_OP_LOOKUP]		= { op_lookup, false },
+	[WFS_OP_GETATTR]	= { op_getattr, false },
+	[WFS_OP_SETATTR]	= { op_setattr, true },
+	[WFS_OP_ACCESS]		= { op_access, false },
+	[WFS_OP_OPEN]		= { op_open, false },
+	[WFS_OP_CREATE]		= { op_create, true },
+	[WFS_OP_CLOSE]		= { op_close, false },
+	[WFS_OP_READ]		= { op_read, false },
+	[WFS_OP_COMMIT]		= { op_commit, false },
+	[WFS_OP_MKDIR]		= { op_make, true },
+	[WFS_OP_MKNOD]		= { op_make, true },
+	[WFS_OP_SYMLINK]	= { op_make, true },
+	[WFS_OP_LINK]		= { op_link, true },
+	[WFS_OP_UNLINK]		= { op_unlink, true },
+	[WFS_OP_RMDIR]		= { op_unlink, true },
+	[WFS_OP_RENAME]		= { op_rename, true },
+	[WFS_OP_READLINK]	= { op_readlink, false },
+	[WFS_OP_READDIR]	= { op_readdir, false },
+	[WFS_OP_STATFS]		= { op_statfs, false },
+	[WFS_OP_GETXATTR]	= { op_getxattr, false },
+	[WFS_OP_SETXATTR]	= { op_setxattr, true },
+	[WFS_OP_LISTXATTR]	= { op_getxattr, false },
+	[WFS_OP_REMOVEXATTR]	= { op_setxattr, true },
+};
+
+/**
+ * op_run - carry out any operation but HELLO and WRITE
+ *
+ * Return: 0 or -errno.  After an error nothing in the reply counts, but its data and file are the
+ * caller's to release all the same.
+ */
+int op_run(struct op_ctx *op)
+{
+	const struct request *rq = op->rq;
+
+	if (cfg.read_only &&
+	    (ops[rq->op].changes || (rq->op == WFS_OP_OPEN && rq->flags != WFS_OPEN_READ)))
+		return -EROFS;
+	return ops[rq->op].run(op);
+}
+
+bool op_slow(const struct request *rq)
+{
+	return rq->op == WFS_OP_COMMIT;
+}

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * wfsd.h - what the server's files share, grouped by the file that defines it.
+ *
+ * Order of locks, outermost first; one that is not listed is a leaf:
+ *	loop.lock > sessions_lock
+ *	dir lock (change.c) > hold shard (session.c), cache shard (file.c)
+ * A dir lock is taken by an operation, which runs without the loop's lock.
+ */
+#ifndef _WFSD_H
+#define _WFSD_H
+
+#include <endian.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <time.h>
+
+#include "wfs_proto.h"
+
+#define WFSD_VERSION	"0.1"
+
+#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
+#define MIN(a, b)	((a) < (b) ? (a) : (b))
+#define MAX(a, b)	((a) > (b) ? (a) : (b))
+
+struct conn;
+struct file;
+struct loop;
+struct session;
+
+/* ---- main.c ---- */
+
+/* The configuration.  Set before the first thread starts, only read afterwards. */
+struct config {
+	const char	*export;
+	const char	*state_dir;
+	bool		read_only;
+	bool		root_squash;
+	uid_t		anon_uid;
+	gid_t		anon_gid;
+	unsigned int	threads;
+	int		root_fd;	/* the export's root, O_RDONLY: open_by_handle_at wants it so */
+	struct wfs_fh	root_fh;
+	int		proc_fd;	/* /proc/self/fd, every worker's working directory */
+	unsigned int	max_conns;	/* these three are shares of RLIMIT_NOFILE */
+	unsigned int	max_files;
+	unsigned int	max_pins;
+};
+extern struct config cfg;
+
+/* ---- log.c ---- */
+
+void log_msg(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
+/* As log_msg, for what a client can cause: a few lines a second, then a count of those left out. */
+void log_limited(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void notify_systemd(const char *state);
+
+/* ---- errno.c ---- */
+
+uint32_t errno_to_wire(int err);
+
+/* ---- request.c ---- */
+
+/**
+ * struct limits - what a connection agreed on, for the parser
+ * @hello: HELLO was answered; before it nothing else is allowed and after it no other HELLO
+ */
+struct limits {
+	bool		hello;
+	uint32_t	max_read;
+	uint32_t	max_write;
+	uint32_t	max_inflight;
+};
+
+/**
+ * struct request - a request in the host's byte order, checked, with nothing pointing elsewhere
+ *
+ * Which of the fields below @ngroups are set depends on @op; names are terminated by a NUL.
+ */
+struct request {
+	uint8_t		op;
+	uint16_t	slot;
+	uint32_t	seq;
+	uint32_t	frame_len;	/* header, groups and body */
+	uint32_t	data_len;
+	uid_t		uid;
+	gid_t		gid;
+	uint32_t	ngroups;
+
+	uint32_t	flags;		/* of the operation */
+	uint32_t	count;		/* READ, READDIR, GETXATTR, LISTXATTR: most data; ACCESS: mask */
+	uint64_t	offset;		/* READ, WRITE; READDIR: cookie */
+	uint32_t	mode;
+	uint32_t	umask;
+	uint32_t	rdev_major;
+	uint32_t	rdev_minor;
+	uint32_t	set_uid;	/* SETATTR */
+	uint32_t	set_gid;
+	uint64_t	set_size;
+	struct timespec	set_times[2];
+	struct wfs_hello_req hello;
+	struct wfs_fh	fh;
+	struct wfs_fh	fh2;		/* LINK, RENAME: the second directory */
+	gid_t		groups[WFS_GROUPS_MAX];
+	char		name[WFS_NAME_MAX + 1];
+	char		name2[WFS_TARGET_MAX + 1];	/* RENAME: new name; SYMLINK: target */
+};
+
+/* What fits no limit of the protocol is -EPROTO: the connection must be closed. */
+int request_head(const void *hdr, const struct limits *lim, struct request *rq);
+int request_body(const void *frame, const struct limits *lim, struct request *rq);
+
+/* ---- handle.c ---- */
+
+#define FH_READ		1
+#define FH_WRITE	2
+
+/* All of these return 0 or a negative errno. */
+int handle_setup(void);
+int handle_from_fd(int fd, unsigned int rights, struct wfs_fh *fh);
+int handle_check(const struct wfs_fh *fh);		/* -ESTALE unless this server made it */
+int handle_open(const struct wfs_fh *fh, int flags);	/* as root; a file descriptor */
+unsigned int handle_rights(const struct wfs_fh *fh);
+void handle_with_rights(const struct wfs_fh *fh, unsigned int rights, struct wfs_fh *to);
+uint64_t handle_hash(const struct wfs_fh *fh);
+uint64_t verifier_get(void);
+void verifier_changed(void);		/* written data was lost: clients must send it again */
+
+/* ---- cred.c ---- */
+
+/**
+ * struct cred - what the kernel holds for this thread, so that equal credentials cost no system call
+ */
+struct cred {
+	uid_t		uid;
+	gid_t		gid;
+	mode_t		umask;
+	uint32_t	ngroups;
+	gid_t		groups[WFS_GROUPS_MAX];
+};
+
+void cred_drop_privileges(void);
+void cred_thread_init(struct cred *cred);
+int cred_assume(struct cred *cred, const struct request *rq);
+void cred_root(struct cred *cred);
+void cred_umask(struct cred *cred, mode_t mask);
+
+/* ---- file.c ---- */
+
+/**
+ * struct file - an open file of the cache, shared by all who present the same handle
+ * @fh: the key: rights included, so that a handle gets what it was granted and not more
+ * @fd: O_PATH without rights, else opened for the rights
+ * @refs: one for the cache while it is in there, one for each user
+ * @suspect: reading it failed after a reply had been promised: read first, promise then
+ */
+struct file {
+	struct wfs_fh		fh;
+	int			fd;
+	atomic_uint		refs;
+	atomic_bool		suspect;
+	bool			cached;		/* these four: under the shard's lock */
+	time_t			used;
+	LIST_ENTRY(file)	hash;
+	TAILQ_ENTRY(file)	lru;
+};
+
+void file_cache_init(void);
+int file_get(struct cred *cred, const struct wfs_fh *fh, struct file **file);
+struct file *file_insert(const struct wfs_fh *fh, int fd);	/* takes over fd */
+struct file *file_ref(struct file *file);
+void file_put(struct file *file);
+void file_forget(const struct wfs_fh *fh);	/* whatever its rights */
+void file_expire(time_t before);
+bool file_evict(void);				/* frees a few descriptors when there are none left */
+unsigned int file_cached(void);
+
+/* ---- session.c ---- */
+
+struct session {
+	uint8_t			id[WFS_SESSION_LEN];
+	atomic_uint		stuck;		/* requests in file system calls that take long */
+	atomic_uint		holds;
+	unsigned int		users;		/* these four: under sessions_lock */
+	time_t			expires;	/* when there are no users */
+	int			sock[WFS_CONNS_MAX];	/* -1, or the connection of that index */
+	LIST_ENTRY(session)	list;
+};
+
+void session_init(void);
+int session_join(const uint8_t *id, unsigned int conn, int sock, struct session **s);
+void session_leave(struct session *s, unsigned int conn, int sock);	/* before sock is closed */
+void session_put(struct session *s);
+void session_expire(time_t now);
+unsigned int session_count(void);
+
+int hold_add(struct session *s, const struct wfs_fh *fh);
+void hold_drop(struct session *s, const struct wfs_fh *fh);
+void hold_pin(const struct wfs_fh *fh, int fd);
+struct file *hold_pinned(const struct wfs_fh *fh);
+
+/* ---- change.c ---- */
+
+void change_init(void);
+void change_stamp(const struct statx *stx);
+uint64_t change_value(const struct statx *stx, uint32_t *flags);
+void change_lock_dirs(const struct wfs_fh *a, const struct wfs_fh *b);
+void change_unlock_dirs(const struct wfs_fh *a, const struct wfs_fh *b);
+
+/* ---- ops.c ---- */
+
+/**
+ * struct reply - what an operation answers
+ * @body: filled up to @body_len
+ * @data: @data_len bytes that were allocated, taken over by who sends the reply; or
+ * @file: data_len bytes of this file at @offset; the reference is taken over
+ * @session: CLOSE and HELLO change it
+ */
+struct reply {
+	uint32_t	body_len;
+	uint32_t	data_len;
+	uint64_t	info;
+	char		*data;
+	struct file	*file;
+	uint64_t	offset;
+	_Alignas(8) uint8_t body[WFS_BODY_MAX];
+};
+
+/**
+ * struct op_ctx - whom an operation runs for; no lock is held
+ * @data: payload of SETXATTR
+ */
+struct op_ctx {
+	struct cred	*cred;
+	struct session	*session;
+	const void	*data;
+	const struct request *rq;
+	struct reply	*rep;
+};
+
+int op_run(struct op_ctx *op);
+bool op_slow(const struct request *rq);		/* better not run in the thread that serves the loop */
+int write_open(struct op_ctx *op, struct file **file);
+int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos,
+		bool dsync);
+int write_done(struct op_ctx *op, struct file *file, bool fdatasync);
+
+int stat_fd(int fd, struct statx *stx);
+void attr_fill(const struct statx *stx, struct wfs_attr *attr);
+int open_in(int dirfd, const char *name, int flags);
+int open_file_of(int fd, int flags);		/* opens again what an O_PATH fd stands for */
+int setup_entry(int fd, struct wfs_entry *entry, struct statx *stx);
+
+/* ---- readdir.c ---- */
+
+int op_readdir(struct op_ctx *op);
+void readdir_expire(time_t before);
+
+/* ---- mover.c ---- */
+
+/**
+ * struct mover - a way to bring a file's bytes into a socket
+ * @send: sends up to @len bytes from *@pos on and advances it; bytes sent, 0 at the end of the
+ *	file, a negative errno; -EAGAIN when the socket takes no more.  @more: others follow.
+ */
+struct mover {
+	const char	*name;
+	ssize_t		(*send)(int sock, int fd, off_t *pos, size_t len);
+};
+extern const struct mover *const mover;
+
+/* ---- conn.c ---- */
+
+/**
+ * struct chunk - a piece of a connection's output
+ * @buf, @data: the bytes are in @buf, or in @data which is freed with the chunk, or in @file at @pos
+ * @start, @end: what is to be sent yet of buf or data
+ * @left: what is to be sent yet of @file
+ * @replies: that end in this chunk
+ */
+struct chunk {
+	TAILQ_ENTRY(chunk)	list;
+	char			*data;
+	struct file		*file;
+	off_t			pos;
+	size_t			left;
+	uint32_t		start, end, room;
+	unsigned int		replies;
+	char			buf[];
+};
+
+enum conn_state {
+	CONN_OPEN,
+	CONN_FINISH,	/* send what is queued, read no more */
+	CONN_LINGER,	/* all is sent and our side is shut down; wait for the peer's */
+	CONN_DEAD,	/* the last user frees it */
+};
+
+/**
+ * struct conn - a connection; all of it belongs to the loop and its lock
+ * @busy: threads that work for it without the lock
+ * @stuck: those of them that did not come back soon, so that the loop went on without them
+ * @reading: a thread in a call is in the middle of the input, nobody else may touch it
+ * @sending: the same for the output
+ * @in: bytes received and not yet used, only while there are some
+ * @pay_left: bytes of payload that are to come for the request at @in_start; 0 when in no payload
+ */
+struct conn {
+	struct loop		*loop;
+	int			sock;
+	enum conn_state		state;
+	bool			readable, writable, eof;
+	bool			queued;		/* on loop.runq */
+	bool			throttled;	/* on loop.throttled */
+	bool			timed;		/* on loop.timed */
+	bool			reading, sending;
+	unsigned int		busy, stuck;
+	TAILQ_ENTRY(conn)	runq, throttled_link, timed_link;
+	LIST_ENTRY(conn)	all;
+	time_t			deadline;	/* while timed */
+
+	struct session		*session;
+	unsigned int		index;
+	struct limits		lim;
+	uint64_t		slots[WFS_SLOTS_MAX / 64];	/* occupied by a request */
+
+	char			*in;
+	uint32_t		in_start, in_end;
+	uint64_t		pay_left, pay_done;
+	int			pay_err;
+	struct file		*pay_file;
+	char			*pay_blob;
+
+	TAILQ_HEAD(chunks, chunk)	out;
+	size_t			out_bytes;	/* on the heap */
+	unsigned int		out_replies;
+
+	char			peer[64];	/* for the log */
+};
+
+struct worker;
+struct conn *conn_new(struct loop *loop, int sock, const char *peer);
+void conn_turn(struct worker *w, struct conn *c);
+void conn_event(struct conn *c, uint32_t events);
+void conn_kill(struct conn *c);
+void conn_free(struct conn *c);
+void conn_finish(struct conn *c);
+
+/* ---- loop.c ---- */
+
+#define SCRATCH_SIZE	(256 * 1024)
+
+/**
+ * struct worker - a thread and what it needs to carry out a request
+ * @loop, @conn, @stuck: whom it works for, under the loop's lock; the rest is its own
+ */
+struct worker {
+	struct loop		*loop;
+	struct conn		*conn;
+	struct cred		cred;
+	struct request		rq;
+	struct reply		rep;
+	char			*scratch;	/* SCRATCH_SIZE */
+	size_t			moved;		/* bytes, in this turn of the connection */
+	bool			stuck;		/* counted in @conn->stuck */
+	struct loop		*next_loop;	/* these three: under pool_lock */
+	pthread_cond_t		wake;
+	TAILQ_ENTRY(worker)	idle;
+};
+
+/**
+ * struct loop - an event loop: a monitor that one thread at a time, its runner, keeps going
+ *
+ * The lock is held whenever the loop or one of its connections is touched, and released around
+ * operations, the calls that move data from files, and epoll_wait.  When the runner does not come back
+ * from a call the watchdog makes another thread the runner; the first one finishes its request
+ * when it can, under the lock again, and leaves.
+ */
+struct loop {
+	pthread_mutex_t		lock;		/* everything but @calls */
+	atomic_ulong		calls;		/* odd while the runner is in a call */
+	struct worker		*runner;
+	int			cpu;
+	int			epfd;
+	int			wakefd;		/* eventfd: ends epoll_wait */
+	bool			sleeping;	/* the runner is in epoll_wait */
+	bool			stopping;
+	bool			ended;
+	unsigned int		nconns;
+	unsigned long		seen;		/* the watchdog's: value of @calls at its last look */
+	TAILQ_HEAD(, conn)	runq;		/* have something to do */
+	TAILQ_HEAD(, conn)	throttled;	/* wait for their session's requests to end */
+	TAILQ_HEAD(, conn)	timed;		/* have a deadline */
+	LIST_HEAD(, conn)	conns;
+	LIST_HEAD(, conn)	dead;		/* to be freed when no event can refer to them */
+};
+
+void loops_start(void);
+bool loops_stop(void);		/* true when all is finished, false after some seconds */
+void loops_add_conn(int sock, const char *peer);
+unsigned int loops_conns(void);
+void loop_leave(struct worker *w, bool slow);
+void loop_enter(struct worker *w);
+void loop_queue(struct conn *c);
+void loop_throttle(struct conn *c);
+void loop_timed(struct conn *c, unsigned int seconds);
+void loop_untimed(struct conn *c);
+
+/* ---- stats.c ---- */
+
+struct stats {
+	atomic_ulong	requests[WFS_OP__COUNT], errors[WFS_OP__COUNT];
+	atomic_ulong	bytes_read, bytes_written, accepted, rejected, lends, lend_failed;
+	atomic_ulong	out_bytes;	/* heap held by replies, now */
+};
+extern struct stats stats;
+void stats_dump(void);
+
+static inline void stat_add(atomic_ulong *v, unsigned long n)
+{
+	atomic_fetch_add_explicit(v, n, memory_order_relaxed);
+}
+
+static inline time_t now_seconds(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	return ts.tv_sec;
+}
+
+#endif /* _WFSD_H */
