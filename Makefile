@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0
+# wfs: the module (wfs.ko), the server (build/server/wfsd), mount.wfs (build/tools).
+#
+#	make				module, server, tools, man pages
+#	make install modules_install	put them into the system (DESTDIR=, PREFIX=, KDIR=)
+#	make check			all tests, in a guest (T="read write": only these)
+#	make demo			mount in a guest, measure, print a table
+#	make sparse			sparse and W=1 over the module
+#	make deps			install the Debian packages that all this needs
+#	make clean
+
+PREFIX	?= /usr/local
+CFLAGS	?= -O2 -g
+
+# The module is for the running kernel, or, where that one has no build tree
+# (a container, a test machine), for Debian's cloud kernel, which guests run.
+cloud_kdir = $(shell ls -d /lib/modules/*6.12*-cloud-amd64/build 2>/dev/null | sort -V | tail -n 1)
+ifeq ($(origin KDIR), undefined)
+KDIR	:= $(firstword $(wildcard /lib/modules/$(shell uname -r)/build) $(cloud_kdir))
+endif
+
+MAN	:= $(patsubst Documentation/%.rst,build/man/%,$(wildcard Documentation/*.8.rst))
+JOBS	:= -j$(shell nproc)
+
+all: module server tools man
+
+module:
+	@test -d "$(KDIR)" || { echo "no kernel to build for: run make deps, or give KDIR=" >&2; exit 1; }
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+
+server:
+	$(MAKE) -C server OUT=../build/server
+
+tools: build/tools/mount.wfs
+
+tests:
+	$(MAKE) -C selftests OUT=../build/selftests
+
+man: $(MAN)
+
+build/tools/%: tools/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -std=gnu11 -Wall -Wextra -D_GNU_SOURCE $(LDFLAGS) -o $@ $<
+
+build/man/%: Documentation/%.rst
+	@mkdir -p $(@D)
+	rst2man $< $@
+
+install: server tools man
+	$(MAKE) -C server OUT=../build/server install
+	install -D -m 755 build/tools/mount.wfs $(DESTDIR)/sbin/mount.wfs
+	install -d $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 644 $(MAN) $(DESTDIR)$(PREFIX)/share/man/man8
+
+modules_install: module
+	$(MAKE) -C $(KDIR) M=$(CURDIR) INSTALL_MOD_PATH=$(DESTDIR) modules_install
+
+# In a copy, because both look only at what they compile, and all has to be compiled.
+sparse: KDIR := $(or $(cloud_kdir),$(KDIR))
+sparse:
+	@rm -rf build/sparse && mkdir -p build/sparse/kmod
+	@cp Kbuild build/sparse && cp kmod/*.[ch] build/sparse/kmod
+	@$(MAKE) -s $(JOBS) --no-print-directory -C $(KDIR) M=$(CURDIR)/build/sparse \
+		C=2 CF=-D__CHECK_ENDIAN__ W=1 modules >build/sparse.log 2>&1 || { cat build/sparse.log; exit 1; }
+	@cat build/sparse.log; ! test -s build/sparse.log
+	@rm -rf build/sparse
+
+deps:
+	tools/setup
+
+# What a guest runs is built for the guest's kernel, whatever this machine's is.
+guest-build:
+	$(MAKE) $(JOBS) all tests $(if $(filter file,$(origin KDIR)),KDIR=$(cloud_kdir))
+
+check: deps
+	tools/check $(T)
+
+demo: deps
+	$(MAKE) guest-build
+	tools/demo
+
+clean:
+	rm -rf build .tmp_versions selftests/__pycache__
+	rm -f wfs.ko wfs.o wfs.mod wfs.mod.[co] modules.order Module.symvers .*.cmd .*.o
+	rm -f kmod/*.o kmod/*.mod kmod/.*.cmd kmod/.*.d
+
+.PHONY: all module server tools tests man install modules_install sparse deps guest-build check demo clean
