@@ -76,8 +76,8 @@ check: deps
 	tools/check $(T)
 
 demo: deps
-	$(MAKE) guest-build
-	tools/demo
+	$(MAKE) -s guest-build
+	tools/vm --timeout 900 -- tools/demo
 
 clean:
 	rm -rf build .tmp_versions selftests/__pycache__

@@ -284,6 +284,8 @@ static bool print_log(const struct request *req, int fsfd, const char *addr)
 		}
 		if (starts_with(text, "wfs: "))
 			text += 5;
+		if (starts_with(text, req->source) && starts_with(text + strlen(req->source), ": "))
+			text += strlen(req->source) + 2;
 		if (level == 'i') {
 			say(req, "%s", text);
 			continue;
