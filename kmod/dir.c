@@ -86,7 +86,6 @@ static struct dentry *wfs_lookup(struct inode *dir, struct dentry *dentry, unsig
 	err = wfs_lookup_entry(dir->i_sb, &WFS_I(dir)->fh, &dentry->d_name, &inode);
 	if (err && err != -ENOENT)
 		return ERR_PTR(err);
-	set_bit(WFS_INO_READDIR_PLUS, &WFS_I(dir)->flags);
 	alias = d_splice_alias(inode, dentry);
 	if (!IS_ERR(alias))
 		wfs_dentry_verified(alias ?: dentry, gen);
@@ -115,6 +114,8 @@ static int wfs_d_revalidate(WFS_D_REVALIDATE_ARGS struct dentry *dentry, unsigne
 			return -ECHILD;
 		if (!inode && (flags & (LOOKUP_CREATE | LOOKUP_RENAME_TARGET)))
 			return -ECHILD;
+		if (flags & (LOOKUP_EXCL | LOOKUP_REVAL))
+			return -ECHILD;
 		wi = WFS_I(dir);
 		if (test_bit(WFS_INO_STALE_ATTR, &wi->flags) ||
 		    time_after_eq(jiffies, READ_ONCE(wi->attr_time) + READ_ONCE(wi->attr_timeo)) ||
@@ -135,11 +136,10 @@ static int wfs_d_revalidate(WFS_D_REVALIDATE_ARGS struct dentry *dentry, unsigne
 		valid = err == -ESTALE ? 0 : err;
 		goto out;
 	}
-	if (inode)
-		set_bit(WFS_INO_READDIR_PLUS, &WFS_I(dir)->flags);
 	gen = wfs_dir_gen(dir);
 	valid = 1;
-	if (READ_ONCE(dentry->d_time) == gen)
+	/* who wants the name for itself does not want to hear that it was there a while ago */
+	if (READ_ONCE(dentry->d_time) == gen && !(flags & (LOOKUP_EXCL | LOOKUP_REVAL)))
 		goto out;
 	err = wfs_lookup_entry(dir->i_sb, &WFS_I(dir)->fh, &dentry->d_name, &now);
 	if (err && err != -ENOENT && err != -ESTALE) {

@@ -334,8 +334,11 @@ ssize_t wfs_direct_read(struct kiocb *iocb, struct iov_iter *iter)
 	if (iocb->ki_pos >= inode->i_sb->s_maxbytes)
 		return 0;
 	iov_iter_truncate(iter, inode->i_sb->s_maxbytes - iocb->ki_pos);
-	if (inode->i_mapping->nrpages) {
-		ret = kiocb_write_and_wait(iocb, iov_iter_count(iter));
+	/* all of it: where the file ends on the server depends on unwritten data anywhere behind */
+	if (wfs_is_dirty(inode)) {
+		if (iocb->ki_flags & IOCB_NOWAIT)
+			return -EAGAIN;
+		ret = wfs_flush(inode);
 		if (ret)
 			return ret;
 	}

@@ -70,7 +70,7 @@ void wfs_evict_inode(struct inode *inode)
 }
 
 /* What the page cache holds that the server does not have yet. */
-static bool wfs_is_dirty(struct inode *inode)
+bool wfs_is_dirty(struct inode *inode)
 {
 	return mapping_tagged(inode->i_mapping, PAGECACHE_TAG_DIRTY) ||
 	       mapping_tagged(inode->i_mapping, PAGECACHE_TAG_WRITEBACK);
@@ -274,6 +274,9 @@ static bool wfs_attr_fresh(struct inode *inode)
 {
 	struct wfs_inode *wi = WFS_I(inode);
 
+	/* a removed directory is gone from the server, though not for those who are in it */
+	if (IS_DEADDIR(inode))
+		return true;
 	return !test_bit(WFS_INO_STALE_ATTR, &wi->flags) &&
 	       time_before(jiffies, READ_ONCE(wi->attr_time) + READ_ONCE(wi->attr_timeo));
 }
@@ -305,7 +308,7 @@ static int wfs_send_getattr(struct inode *inode, enum wfs_attr_from from)
  */
 int wfs_revalidate(struct inode *inode, bool force)
 {
-	if (!force && wfs_attr_fresh(inode))
+	if (wfs_attr_fresh(inode) && (!force || IS_DEADDIR(inode)))
 		return 0;
 	return wfs_send_getattr(inode, WFS_ATTR_SEEN);
 }

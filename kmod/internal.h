@@ -455,7 +455,6 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
 #define WFS_INO_LOST_DATA	2	/* data that was not committed is gone: the server machine restarted */
 #define WFS_INO_UNCOMMITTED	3	/* @verifier is that of data not committed yet */
 #define WFS_INO_UNSETTLED	5	/* written to since the attributes were asked for */
-#define WFS_INO_READDIR_PLUS	4	/* somebody looked up what READDIR listed: attributes are wanted */
 
 /**
  * struct wfs_inode - an inode
@@ -530,6 +529,7 @@ int wfs_update_dir(struct inode *dir, const struct wfs_dir_change *dc, u64 start
 int wfs_revalidate(struct inode *inode, bool force);
 int wfs_revalidate_mapping(struct inode *inode);
 int wfs_settle(struct inode *inode);
+bool wfs_is_dirty(struct inode *inode);
 int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask,
 		unsigned int flags);
 int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr);

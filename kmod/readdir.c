@@ -77,7 +77,6 @@ static int wfs_dir_fetch(struct file *file, loff_t pos)
 	struct inode *dir = file_inode(file);
 	struct wfs_inode *wi = WFS_I(dir);
 	unsigned int count = pos ? WFS_READDIR_NEXT : WFS_READDIR_FIRST;
-	bool plus = test_and_clear_bit(WFS_INO_READDIR_PLUS, &wi->flags) || !pos;
 	unsigned long gen = READ_ONCE(wi->dir_gen);
 	struct wfs_readdir_req *body;
 	struct wfs_dentry de;
@@ -98,7 +97,7 @@ static int wfs_dir_fetch(struct file *file, loff_t pos)
 	body->dir = wi->fh;
 	body->cookie = cpu_to_le64(pos);
 	body->count = cpu_to_le32(count);
-	body->flags = cpu_to_le32(plus ? WFS_READDIR_PLUS : 0);
+	body->flags = cpu_to_le32(WFS_READDIR_PLUS);
 	err = wfs_req_call(req);
 	if (err)
 		goto err;
