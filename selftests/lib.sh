@@ -247,7 +247,7 @@ load_module()
 	[ -z "$module_loaded" ] || return 0
 	in_guest || die "this is not the guest: use tools/vm"
 	[ -e "$WFS_KO" ] || die "$WFS_KO is not there"
-	ln -sfn "$WFS_BUILD/tools/mount.wfs" /sbin/mount.wfs
+	[ ! -x "$WFS_BUILD/tools/mount.wfs" ] || ln -sfn "$WFS_BUILD/tools/mount.wfs" /sbin/mount.wfs
 	echo "wfs-test $NAME begins" >/dev/kmsg
 	insmod "$WFS_KO" || die "insmod"
 	module_loaded=yes

@@ -85,17 +85,27 @@ static inline int rm_one(const char *path, const struct stat *st, int type, stru
 	return remove(path);
 }
 
+static inline double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec * 1e-9;
+}
+
 /* Every test runs in an empty directory of its own, as its current directory. */
 FIXTURE(dir)
 {
 	char name[64];		/* below test_dir() */
 	char path[PATH_MAX];
 	char server[PATH_MAX];	/* the same directory without wfs between */
+	double started;
 };
 
 FIXTURE_SETUP(dir)
 {
 	umask(022);
+	self->started = now();
 	snprintf(self->name, sizeof(self->name), "%s.%d", _metadata->name, getpid());
 	snprintf(self->path, sizeof(self->path), "%s/%s", test_dir(), self->name);
 	snprintf(self->server, sizeof(self->server), "%s/%s", export_dir(), self->name);
@@ -111,14 +121,8 @@ FIXTURE_TEARDOWN(dir)
 		TH_LOG("cannot remove %s: %s", self->path, strerror(errno));
 		_metadata->exit_code = KSFT_FAIL;
 	}
-}
-
-static inline double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec + ts.tv_nsec * 1e-9;
+	if (now() - self->started > 2)
+		TH_LOG("took %.1f s", now() - self->started);
 }
 
 /* Bytes that depend on their offset and on @seed, and do not repeat at any page size. */
