@@ -78,6 +78,12 @@ int stat_fd(int fd, struct statx *stx)
 	return statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, stx) ? -errno : 0;
 }
 
+/* As access(2) with the ids of the thread.  glibc's would compare modes itself on some kernels. */
+int access_fd(int fd, int mask)
+{
+	return syscall(SYS_faccessat2, fd, "", mask, AT_EACCESS | AT_EMPTY_PATH);
+}
+
 void attr_fill(const struct statx *stx, struct wfs_attr *a)
 {
 	uint32_t flags = stx->stx_mask & STATX_BTIME ? WFS_ATTR_BTIME : 0;
@@ -295,8 +301,7 @@ static int op_access(struct op_ctx *op)
 	for (uint32_t bit = 1; bit <= 4; bit <<= 1) {
 		if (!(op->rq->count & bit) || (cfg.read_only && bit == W_OK))
 			continue;
-		/* glibc's faccessat() would compare modes itself on some kernels. */
-		if (!syscall(SYS_faccessat2, file->fd, "", bit, AT_EACCESS | AT_EMPTY_PATH))
+		if (!access_fd(file->fd, bit))
 			granted |= bit;
 	}
 	rep->mask = htole32(granted);
@@ -321,8 +326,11 @@ static unsigned int open_rights(uint32_t flags)
 	return (flags & WFS_OPEN_READ ? FH_READ : 0) | (flags & WFS_OPEN_WRITE ? FH_WRITE : 0);
 }
 
-/* Opens for I/O what an O_PATH fd stands for: files only, a FIFO would wait and a device act. */
-static int open_regular(int path_fd, uint32_t flags)
+/*
+ * Opens for I/O what an O_PATH fd stands for: files only, a FIFO would wait and a device act.  A client's
+ * kernel has to read a program that its caller may execute and not read.
+ */
+static int open_regular(struct cred *cred, int path_fd, uint32_t flags)
 {
 	struct statx stx;
 
@@ -330,6 +338,11 @@ static int open_regular(int path_fd, uint32_t flags)
 		return -errno;
 	switch (stx.stx_mode & S_IFMT) {
 	case S_IFREG:
+		if (flags & WFS_OPEN_EXEC) {
+			if (access_fd(path_fd, X_OK))
+				return -errno;
+			cred_root(cred);
+		}
 		return open_file_of(path_fd, open_mode(flags));
 	case S_IFDIR:
 		return -EISDIR;
@@ -384,7 +397,7 @@ static int op_open(struct op_ctx *op)
 	err = hold_add(op->session, &rq->fh);
 	if (err)
 		goto out;
-	fd = open_regular(file->fd, rq->flags);
+	fd = open_regular(op->cred, file->fd, rq->flags);
 	if (fd < 0)
 		err = fd;
 	else
@@ -402,8 +415,9 @@ out:
  * Opens for CREATE; O_EXCL first, since only that tells whether we made it.  Someone may remove or
  * make the file in between, so try again, but not forever.
  */
-static int create_or_open(int dirfd, const struct request *rq, bool *created)
+static int create_or_open(struct op_ctx *op, int dirfd, bool *created)
 {
+	const struct request *rq = op->rq;
 	int fd, path_fd;
 
 	for (int i = 0; i < 100; i++) {
@@ -417,7 +431,7 @@ static int create_or_open(int dirfd, const struct request *rq, bool *created)
 			continue;
 		if (path_fd < 0)
 			return path_fd;
-		fd = open_regular(path_fd, rq->flags);
+		fd = open_regular(op->cred, path_fd, rq->flags);
 		close(path_fd);
 		return fd;
 	}
@@ -440,7 +454,7 @@ static int op_create(struct op_ctx *op)
 	err = reply_pre(dir->fd, &rep->dir);
 	if (err)
 		goto out;
-	fd = create_or_open(dir->fd, rq, &created);
+	fd = create_or_open(op, dir->fd, &created);
 	if (fd < 0) {
 		err = fd;
 		goto out;
@@ -993,7 +1007,8 @@ int op_run(struct op_ctx *op)
 	const struct request *rq = op->rq;
 
 	if (cfg.read_only &&
-	    (ops[rq->op].changes || (rq->op == WFS_OP_OPEN && rq->flags != WFS_OPEN_READ)))
+	    (ops[rq->op].changes ||
+	     (rq->op == WFS_OP_OPEN && rq->flags & (WFS_OPEN_WRITE | WFS_OPEN_TRUNC))))
 		return -EROFS;
 	return ops[rq->op].run(op);
 }

@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "wfsd.h"
@@ -89,7 +88,7 @@ static int stream_open(struct op_ctx *op, struct file *dir)
 		fd = stream_take(&rq->fh, rq->offset);
 		if (fd >= 0) {
 			/* It may be somebody else's: may this caller read the directory? */
-			if (!syscall(SYS_faccessat2, fd, "", R_OK, AT_EACCESS | AT_EMPTY_PATH))
+			if (!access_fd(fd, R_OK))
 				return fd;
 			stream_keep(&rq->fh, rq->offset, fd);
 		}
@@ -217,6 +216,11 @@ int op_readdir(struct op_ctx *op)
 		goto out;
 	}
 	err = fill_entries(op, fd, &cookie, &eof);
+	if (!err && op->rep->data_len < op->rq->count / 2) {
+		char *less = realloc(op->rep->data, MAX(op->rep->data_len, 1u));
+
+		op->rep->data = less ? less : op->rep->data;
+	}
 	if (!err && !eof)
 		stream_keep(&op->rq->fh, cookie, fd);
 	else

@@ -232,7 +232,8 @@ static int parse_create(const void *body, size_t len, struct request *rq)
 	}
 	if (rq->op != WFS_OP_CREATE)
 		return rq->flags ? -EINVAL : 0;
-	if (rq->flags & ~WFS_OPEN__ALL || !(rq->flags & (WFS_OPEN_READ | WFS_OPEN_WRITE)))
+	if (rq->flags & ~(WFS_OPEN__ALL & ~WFS_OPEN_EXEC) ||
+	    !(rq->flags & (WFS_OPEN_READ | WFS_OPEN_WRITE)))
 		return -EINVAL;
 	return 0;
 }
@@ -416,6 +417,9 @@ int request_body(const void *frame, const struct limits *lim, struct request *rq
 	case WFS_OP_OPEN:
 		err = parse_fh_flags(p, WFS_OPEN__ALL & ~WFS_OPEN_EXCL, &rq->flags, rq);
 		if (!err && !(rq->flags & (WFS_OPEN_READ | WFS_OPEN_WRITE)))
+			err = -EINVAL;
+		if (!err && (rq->flags & WFS_OPEN_EXEC) &&
+		    rq->flags != (WFS_OPEN_READ | WFS_OPEN_EXEC))
 			err = -EINVAL;
 		break;
 	case WFS_OP_COMMIT:

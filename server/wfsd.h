@@ -254,6 +254,7 @@ int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t le
 int write_done(struct op_ctx *op, struct file *file, bool fdatasync);
 
 int stat_fd(int fd, struct statx *stx);
+int access_fd(int fd, int mask);
 void attr_fill(const struct statx *stx, struct wfs_attr *attr);
 int open_in(int dirfd, const char *name, int flags);
 int open_file_of(int fd, int flags);		/* opens again what an O_PATH fd stands for */

@@ -1,0 +1,2142 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tests of wfsd by a client of its own, without the module.
+
+Run as root: server_test.py [-v] [-l] [NAME]...
+Environment: WFSD, the server's binary (default: ../build/server-san/wfsd, else ../build/server/wfsd).
+Prints TAP.  Each test has a server and an export of its own, and fails as well when its server reports
+anything of a sanitizer, or does not end by SIGTERM with 0.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import resource
+import select
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+MAGIC = 0x31534657
+(HELLO, ROOT, LOOKUP, GETATTR, SETATTR, ACCESS, OPEN, CREATE, CLOSE, READ, WRITE, COMMIT, MKDIR, MKNOD,
+ SYMLINK, LINK, UNLINK, RMDIR, RENAME, READLINK, READDIR, STATFS, GETXATTR, SETXATTR, LISTXATTR,
+ REMOVEXATTR) = range(1, 27)
+O_READ, O_WRITE, O_TRUNC, O_EXCL, O_EXEC = 1, 2, 4, 8, 16
+RW = O_READ | O_WRITE
+SET_MODE, SET_UID, SET_GID, SET_SIZE, SET_ATIME, SET_MTIME, SET_ATIME_NOW, SET_MTIME_NOW = (
+    1 << i for i in range(8))
+RACY = 2
+PLUS = 1
+STABLE = 1
+
+REQ = struct.Struct("<IBBHIIIIIHH")
+REP = struct.Struct("<IBBHIIIIQ")
+ATTR = struct.Struct("<8Q12I")
+ATTR_FIELDS = ("ino size blocks change atime mtime ctime btime atime_ns mtime_ns ctime_ns btime_ns mode "
+               "nlink uid gid rdev_major rdev_minor blksize flags").split()
+HELLO_REQ = struct.Struct("<IIQ16sHHIII")
+HELLO_REP = struct.Struct("<IIQ16sQIIIIII")
+DIRENT = struct.Struct("<QQHBBI")
+FH = 64
+USER = (1000, 1000, ())
+ROOTCRED = (0, 0, ())
+
+
+class Closed(Exception):
+    """The server closed the connection."""
+
+
+class Attr:
+    def __init__(self, raw):
+        for name, value in zip(ATTR_FIELDS, ATTR.unpack(raw)):
+            setattr(self, name, value)
+
+
+class DirChange:
+    def __init__(self, raw):
+        self.pre = struct.unpack_from("<Q", raw)[0]
+        self.attr = Attr(raw[8:8 + ATTR.size])
+
+
+DIR_CHANGE = 8 + ATTR.size
+ENTRY = FH + ATTR.size
+
+
+class Reply:
+    def __init__(self, op, slot, seq, status, info, body, data):
+        self.op, self.slot, self.seq, self.status, self.info = op, slot, seq, status, info
+        self.body, self.data = body, data
+
+
+def pack_request(op, body=b"", data=b"", cred=USER, slot=0, seq=1, **kw):
+    uid, gid, groups = cred
+    hdr = REQ.pack(kw.get("magic", MAGIC), op, kw.get("flags", 0), slot, seq,
+                   kw.get("body_len", len(body)), kw.get("data_len", len(data)), uid, gid,
+                   kw.get("ngroups", len(groups)), kw.get("reserved", 0))
+    return hdr + struct.pack("<%dI" % len(groups), *groups) + body + data
+
+
+class Conn:
+    """A connection that said HELLO, unless hello=False."""
+
+    def __init__(self, server, session=bytes(16), index=0, hello=True, cred=USER, rcvbuf=None,
+                 max_read=4 << 20, max_write=4 << 20, inflight=256):
+        self.sock = socket.socket()
+        if rcvbuf:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        self.sock.settimeout(30)
+        self.sock.connect(("127.0.0.1", server.port))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.cred = cred
+        self.seq = 0
+        self.slots = list(range(256))
+        self.replies = {}
+        if hello:
+            rep = self.hello(session=session, conn=index, max_read=max_read, max_write=max_write,
+                             inflight=inflight)
+            check(rep.status, 0)
+            (self.version, self.export_flags, _, self.session, self.verifier, self.max_read,
+             self.max_write, self.max_inflight, self.max_conns, self.anon_uid,
+             self.anon_gid) = HELLO_REP.unpack(rep.body)
+            self.slots = list(range(self.max_inflight))
+            self.root = self.ok(ROOT)[0:FH]
+
+    def hello(self, lo=1, hi=1, features=0, session=bytes(16), conn=0, reserved=0, max_read=4 << 20,
+              max_write=4 << 20, inflight=256):
+        self.sock.sendall(pack_request(HELLO, HELLO_REQ.pack(lo, hi, features, session, conn, reserved,
+                                                             max_read, max_write, inflight), seq=0))
+        return self.recv()
+
+    def close(self):
+        self.sock.close()
+
+    # -- requests --
+
+    def frame(self, op, body=b"", data=b"", cred=None, **kw):
+        self.seq += 1
+        slot = self.slots.pop(0)
+        return (slot, self.seq), pack_request(op, body, data, cred or self.cred, slot, self.seq, **kw)
+
+    def send(self, op, body=b"", data=b"", cred=None):
+        tag, raw = self.frame(op, body, data, cred)
+        try:
+            self.sock.sendall(raw)
+        except (ConnectionResetError, BrokenPipeError):
+            raise Closed() from None
+        return tag
+
+    def recv_exact(self, n):
+        parts = []
+        while n:
+            try:
+                got = self.sock.recv(min(n, 1 << 20))
+            except ConnectionResetError:
+                raise Closed() from None
+            if not got:
+                raise Closed()
+            parts.append(got)
+            n -= len(got)
+        return b"".join(parts)
+
+    def recv(self):
+        magic, op, flags, slot, seq, body_len, data_len, status, info = REP.unpack(
+            self.recv_exact(REP.size))
+        check(magic, MAGIC)
+        check(flags, 0)
+        return Reply(op, slot, seq, status, info, self.recv_exact(body_len), self.recv_exact(data_len))
+
+    def wait(self, tag):
+        while tag not in self.replies:
+            rep = self.recv()
+            self.replies[rep.slot, rep.seq] = rep
+            self.slots.append(rep.slot)
+        return self.replies.pop(tag)
+
+    def call(self, op, body=b"", data=b"", cred=None):
+        rep = self.wait(self.send(op, body, data, cred))
+        check(rep.op, op)
+        if rep.status:
+            check((rep.body, rep.data), (b"", b""))
+        return rep
+
+    def ok(self, op, body=b"", data=b"", cred=None):
+        rep = self.call(op, body, data, cred)
+        if rep.status:
+            raise OSError(rep.status, "%s for op %d" % (os.strerror(rep.status), op))
+        return rep.body if rep.body else rep.data
+
+    def ended(self, timeout=5):
+        """Did the server close the connection?"""
+        self.sock.settimeout(timeout)
+        try:
+            while self.sock.recv(65536):
+                pass
+            return True
+        except ConnectionResetError:
+            return True
+        except socket.timeout:
+            return False
+        finally:
+            self.sock.settimeout(30)
+
+    # -- operations --
+
+    def lookup(self, dir, name, cred=None):
+        body = self.ok(LOOKUP, b_name(dir, name), cred=cred)
+        return body[:FH], Attr(body[FH:])
+
+    def walk(self, path, cred=None):
+        fh = self.root
+        for name in path.split("/"):
+            fh = self.lookup(fh, name, cred)[0]
+        return fh
+
+    def getattr(self, fh):
+        return Attr(self.ok(GETATTR, fh))
+
+    def setattr(self, fh, valid, mode=0, uid=0, gid=0, size=0, atime=0, mtime=0, atime_ns=0, mtime_ns=0,
+                cred=None):
+        return Attr(self.ok(SETATTR, b_setattr(fh, valid, mode, uid, gid, size, atime, mtime, atime_ns,
+                                               mtime_ns), cred=cred))
+
+    def access(self, fh, mask, cred=None):
+        return struct.unpack_from("<I", self.ok(ACCESS, fh + struct.pack("<II", mask, 0), cred=cred))[0]
+
+    def open(self, fh, flags, cred=None):
+        return self.ok(OPEN, fh + struct.pack("<II", flags, 0), cred=cred)[:FH]
+
+    def create(self, dir, name, flags=RW, mode=0o644, umask=0, cred=None):
+        body = self.ok(CREATE, b_create(dir, name, mode, umask, flags), cred=cred)
+        r = Reply(CREATE, 0, 0, 0, 0, body, b"")
+        r.fh, r.attr, r.io = body[:FH], Attr(body[FH:ENTRY]), body[ENTRY:ENTRY + FH]
+        r.created = struct.unpack_from("<I", body, ENTRY + FH)[0]
+        r.dir = DirChange(body[ENTRY + FH + 8:])
+        return r
+
+    def close_io(self, io):
+        self.ok(CLOSE, io)
+
+    def read(self, io, offset, count):
+        return self.ok(READ, b_read(io, offset, count))
+
+    def write(self, io, offset, data, flags=0, cred=None):
+        body = self.ok(WRITE, b_write(io, offset, flags), data, cred=cred)
+        return struct.unpack_from("<Q", body)[0], Attr(body[8:])
+
+    def commit(self, fh, flags=0):
+        body = self.ok(COMMIT, fh + struct.pack("<II", flags, 0))
+        return struct.unpack_from("<Q", body)[0], Attr(body[8:])
+
+    def make(self, op, dir, name, mode=0, umask=0, major=0, minor=0, target=b"", cred=None):
+        body = self.ok(op, b_create(dir, name, mode, umask, 0, major, minor, target), cred=cred)
+        return body[:FH], Attr(body[FH:ENTRY]), DirChange(body[ENTRY:])
+
+    def mkdir(self, dir, name, mode=0o755, umask=0, cred=None):
+        return self.make(MKDIR, dir, name, mode, umask, cred=cred)
+
+    def unlink(self, dir, name, op=UNLINK, cred=None):
+        return DirChange(self.ok(op, b_name(dir, name), cred=cred))
+
+    def link(self, fh, dir, name, cred=None):
+        body = self.ok(LINK, b_link(fh, dir, name), cred=cred)
+        return Attr(body[:ATTR.size]), DirChange(body[ATTR.size:])
+
+    def rename(self, d1, n1, d2, n2, flags=0, cred=None):
+        body = self.ok(RENAME, b_rename(d1, n1, d2, n2, flags), cred=cred)
+        return DirChange(body), DirChange(body[DIR_CHANGE:])
+
+    def readdir(self, dir, cookie=0, count=65536, flags=PLUS, cred=None):
+        rep = self.call(READDIR, b_readdir(dir, cookie, count, flags), cred=cred)
+        if rep.status:
+            raise OSError(rep.status, os.strerror(rep.status))
+        assert len(rep.data) <= count
+        return parse_entries(rep.data), struct.unpack("<II", rep.body)[0]
+
+    def readdir_all(self, dir, count=65536, flags=PLUS, cred=None):
+        out, cookie, eof = [], 0, 0
+        while not eof:
+            entries, eof = self.readdir(dir, cookie, count, flags, cred)
+            out += entries
+            if entries:
+                cookie = entries[-1].cookie
+            else:
+                check(eof, 1)
+        return out
+
+
+class Dirent:
+    pass
+
+
+def parse_entries(raw):
+    out, pos = [], 0
+    while pos < len(raw):
+        e = Dirent()
+        e.cookie, e.ino, name_len, e.type, e.plus, reserved = DIRENT.unpack_from(raw, pos)
+        check(reserved, 0)
+        assert 0 < e.cookie < 1 << 63 and e.plus in (0, 1)
+        pos += DIRENT.size
+        e.fh = e.attr = None
+        if e.plus:
+            e.fh, e.attr = raw[pos:pos + FH], Attr(raw[pos + FH:pos + ENTRY])
+            pos += ENTRY
+        e.name = raw[pos:pos + name_len].decode()
+        end = pos + (name_len + 7) // 8 * 8
+        check(raw[pos + name_len:end], bytes(end - pos - name_len))
+        pos = end
+        out.append(e)
+    check(pos, len(raw))
+    return out
+
+
+def enc(name):
+    return name.encode() if isinstance(name, str) else name
+
+
+def b_name(dir, name):
+    name = enc(name)
+    return dir + struct.pack("<H6x", len(name)) + name
+
+
+def b_setattr(fh, valid, mode=0, uid=0, gid=0, size=0, atime=0, mtime=0, atime_ns=0, mtime_ns=0):
+    return fh + struct.pack("<IIIIQQQII", valid, mode, uid, gid, size, atime, mtime, atime_ns, mtime_ns)
+
+
+def b_create(dir, name, mode, umask, flags, major=0, minor=0, target=b""):
+    name, target = enc(name), enc(target)
+    return dir + struct.pack("<IIIIIHH", mode, umask, flags, major, minor, len(name),
+                             len(target)) + name + target
+
+
+def b_link(fh, dir, name):
+    name = enc(name)
+    return fh + dir + struct.pack("<H6x", len(name)) + name
+
+
+def b_rename(d1, n1, d2, n2, flags=0):
+    n1, n2 = enc(n1), enc(n2)
+    return d1 + d2 + struct.pack("<IHH", flags, len(n1), len(n2)) + n1 + n2
+
+
+def b_read(io, offset, count):
+    return io + struct.pack("<QII", offset, count, 0)
+
+
+def b_write(io, offset, flags=0):
+    return io + struct.pack("<QII", offset, flags, 0)
+
+
+def b_readdir(dir, cookie, count, flags):
+    return dir + struct.pack("<QII", cookie, count, flags)
+
+
+def b_xattr(fh, name=b"", size=0, flags=0):
+    name = enc(name)
+    return fh + struct.pack("<IIH6x", size, flags, len(name)) + name
+
+
+# ---- the frame of the tests ----
+
+class Skip(Exception):
+    pass
+
+
+tests = []
+
+
+def test(fn=None, **opts):
+    def add(fn):
+        tests.append((fn.__name__, fn, opts))
+        return fn
+    return add(fn) if fn else add
+
+
+def check(got, want, what=""):
+    if got != want:
+        raise AssertionError("%s%r, not %r" % (what and what + ": ", got, want))
+
+
+@contextlib.contextmanager
+def fails(err):
+    try:
+        yield
+    except OSError as e:
+        if e.errno != err:
+            raise AssertionError("%s, not %s" % (e, os.strerror(err))) from None
+    else:
+        raise AssertionError("succeeded, and should have failed: %s" % os.strerror(err))
+
+
+def until(cond, seconds, what):
+    end = time.monotonic() + seconds
+    while not cond():
+        if time.monotonic() > end:
+            raise AssertionError("not within %g s: %s" % (seconds, what))
+        time.sleep(0.02)
+
+
+def timed(fn):
+    start = time.monotonic()
+    fn()
+    return time.monotonic() - start
+
+
+def sh(cmd, **kw):
+    return subprocess.run(cmd, shell=True, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          universal_newlines=True, **kw).stdout
+
+
+def find_server():
+    here = os.path.dirname(os.path.abspath(__file__))
+    for path in (os.environ.get("WFSD"), here + "/../build/server-san/wfsd",
+                 here + "/../build/server/wfsd"):
+        if path and os.access(path, os.X_OK):
+            return path
+    sys.exit("no wfsd: build it or set WFSD")
+
+
+class Server:
+    """A directory with an export (a file system of its own), the state, and the server."""
+
+    def __init__(self, fs="tmpfs", size="512m", args=(), start=True):
+        self.base = tempfile.mkdtemp(prefix="wfsd-test.")
+        self.dir = self.base + "/export"
+        self.state = self.base + "/state"
+        self.args = list(args)
+        self.proc = None
+        self.log = ""
+        self.mounts = []
+        os.mkdir(self.dir)
+        self.mount(fs, size)
+        os.chmod(self.dir, 0o777)
+        if start:
+            self.start()
+
+    def mount(self, fs, size):
+        if fs == "tmpfs":
+            sh("mount -t tmpfs -o size=%s,mode=777 wfsd-test %s" % (size, self.dir))
+        else:
+            image = self.base + "/image"
+            with open(image, "wb") as f:
+                f.truncate(600 << 20)
+            try:
+                sh("mkfs.%s -q %s && mount -o loop %s %s" % (fs, image, image, self.dir))
+            except subprocess.CalledProcessError as e:
+                shutil.rmtree(self.base)
+                raise Skip("no %s on a loop device: %s" % (fs, e.stdout.strip())) from None
+        self.mounts.append(self.dir)
+
+    def path(self, name):
+        return self.dir + "/" + name
+
+    def start(self, args=None, port=0, wait=True, export=None):
+        env = dict(os.environ, UBSAN_OPTIONS="print_stacktrace=1",
+                   ASAN_OPTIONS="allocator_may_return_null=1:quarantine_size_mb=16")
+        self.logfile = open(self.base + "/log", "a+")
+        seen = os.path.getsize(self.base + "/log")
+        self.proc = subprocess.Popen(
+            [find_server(), "--export", export or self.dir, "--listen", "127.0.0.1:%d" % port,
+             "--state-dir", self.state] + (self.args if args is None else args),
+            stdout=self.logfile, stderr=self.logfile, env=env)
+        if not wait:
+            return
+        until(lambda: "serving" in self.stderr(seen) or self.proc.poll() is not None, 20, "start")
+        if self.proc.poll() is not None:
+            raise AssertionError("the server did not start: " + self.stderr())
+        self.port = int(re.findall(r"listening on 127.0.0.1:(\d+)", self.stderr())[-1])
+
+    def stderr(self, since=0):
+        if not os.path.exists(self.base + "/log"):
+            return ""
+        with open(self.base + "/log", errors="replace") as f:
+            f.seek(since)
+            return f.read()
+
+    def stop(self, sig=signal.SIGTERM, timeout=20):
+        if self.proc:
+            proc, self.proc = self.proc, None
+            if proc.poll() is None:
+                proc.send_signal(sig)
+            code = proc.wait(timeout)
+            self.logfile.close()
+            return code
+        return 0
+
+    def kill(self):
+        self.stop(signal.SIGKILL)
+
+    def rss(self):
+        with open("/proc/%d/status" % self.proc.pid) as f:
+            return int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1)) * 1024
+
+    def fds(self, of=""):
+        """Targets of the server's descriptors."""
+        out = []
+        for fd in os.listdir("/proc/%d/fd" % self.proc.pid):
+            with contextlib.suppress(OSError):
+                out.append(os.readlink("/proc/%d/fd/%s" % (self.proc.pid, fd)))
+        return [t for t in out if t.startswith(of)]
+
+    def clean(self):
+        for m in reversed(self.mounts):
+            for _ in range(50):
+                if not subprocess.run(["umount", m], stderr=subprocess.DEVNULL).returncode:
+                    break
+                time.sleep(0.1)
+            else:
+                subprocess.run(["umount", "-l", m])
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+def conn(s, **kw):
+    return Conn(s, **kw)
+
+
+def sanitized():
+    return b"__asan_init" in open(find_server(), "rb").read()
+
+
+# ---- connecting ----
+
+@test
+def hello_agrees_on_limits(s):
+    c = conn(s)
+    check(c.version, 1)
+    check(c.export_flags, 2)
+    check((c.max_read, c.max_write), (4 << 20, 4 << 20))
+    check((c.anon_uid, c.anon_gid), (65534, 65534))
+    check(c.max_conns, 64)
+    c = Conn(s, hello=False)
+    rep = c.hello(max_read=1 << 30, max_write=8192, inflight=100000, features=~0 & (1 << 64) - 1, hi=9)
+    check(rep.status, 0)
+    r = HELLO_REP.unpack(rep.body)
+    check(r[0], 1)
+    check(r[2], 0)
+    check(r[5:7], (4 << 20, 8192))
+    assert 1 <= r[7] <= 1024
+    check((rep.slot, rep.seq), (0, 0))
+
+
+@test
+def hello_refusals(s):
+    def refused(err, **kw):
+        c = Conn(s, hello=False)
+        rep = c.hello(**kw)
+        check(rep.status, err)
+        check(rep.body, b"")
+        assert c.ended(), "refused and not closed"
+        return rep
+    check(refused(errno.EPROTONOSUPPORT, lo=2, hi=7).info, 1 << 32 | 1)
+    check(refused(errno.EPROTONOSUPPORT, lo=0, hi=0).info, 1 << 32 | 1)
+    check(refused(errno.ESTALE, session=b"x" * 16).info, 0)
+    refused(errno.EINVAL, conn=64)
+    refused(errno.EINVAL, reserved=1)
+    refused(errno.EINVAL, max_read=4095)
+    refused(errno.EINVAL, max_write=0)
+    refused(errno.EINVAL, inflight=0)
+
+
+@test
+def session_joined_and_connection_replaced(s):
+    a = conn(s)
+    b = conn(s, session=a.session, index=1)
+    check(a.session, b.session)
+    assert conn(s).session != a.session
+    again = conn(s, session=a.session, index=1)
+    assert b.ended(), "the connection that was replaced lives on"
+    check(again.getattr(again.root).ino, os.stat(s.dir).st_ino)
+    check(a.getattr(a.root).ino, os.stat(s.dir).st_ino)
+    a.close()
+    again.close()
+    time.sleep(0.2)
+    check(conn(s, session=a.session).session, a.session, "a session without a connection")
+
+
+@test
+def silent_connection_is_closed(s):
+    c = Conn(s, hello=False)
+    t = time.monotonic()
+    assert c.ended(20), "not closed"
+    assert 8 < time.monotonic() - t < 14
+    assert "HELLO" in s.stderr()
+
+
+# ---- names and attributes ----
+
+def same_stat(a, path):
+    st = os.lstat(path)
+    check((a.ino, a.size, a.blocks, a.mode, a.nlink, a.uid, a.gid, a.blksize),
+          (st.st_ino, st.st_size, st.st_blocks, st.st_mode, st.st_nlink, st.st_uid, st.st_gid,
+           st.st_blksize))
+    check((a.mtime * 10**9 + a.mtime_ns, a.ctime * 10**9 + a.ctime_ns, a.atime * 10**9 + a.atime_ns),
+          (st.st_mtime_ns, st.st_ctime_ns, st.st_atime_ns))
+    check((a.rdev_major, a.rdev_minor), (os.major(st.st_rdev), os.minor(st.st_rdev)))
+
+
+@test
+def attributes_are_the_files(s):
+    with open(s.path("f"), "wb") as f:
+        f.write(b"x" * 5000)
+    os.utime(s.path("f"), ns=(123456789012345678, -5 * 10**9 + 7))
+    os.mkdir(s.path("d"))
+    os.symlink("/etc", s.path("l"))
+    os.mknod(s.path("n"), 0o600 | stat.S_IFCHR, os.makedev(7, 300))
+    os.mkfifo(s.path("p"))
+    c = conn(s)
+    same = Attr(c.ok(ROOT)[FH:])
+    same_stat(same, s.dir)
+    for name in "dlnp":
+        fh, attr = c.lookup(c.root, name)
+        same_stat(attr, s.path(name))
+        same_stat(c.getattr(fh), s.path(name))
+    a = c.lookup(c.root, "f")[1]
+    check(a.mtime, (1 << 64) - 5)
+    check(a.mtime_ns, 7)
+    check((a.size, a.atime, a.atime_ns), (5000, 123456789, 12345678))
+    assert a.flags & 1 and abs(a.btime - time.time()) < 60
+    with fails(errno.ENOENT):
+        c.lookup(c.root, "nothing")
+    with fails(errno.ENOTDIR):
+        c.lookup(c.lookup(c.root, "f")[0], "x")
+
+
+@test
+def setattr_sets_each(s):
+    c = conn(s)
+    f = c.create(c.root, "f", mode=0o600)
+    check(c.setattr(f.fh, SET_SIZE, size=12345).size, 12345)
+    check(os.stat(s.path("f")).st_size, 12345)
+    check(stat.S_IMODE(c.setattr(f.fh, SET_MODE, mode=0o4755).mode), 0o4755)
+    a = c.setattr(f.fh, SET_ATIME | SET_MTIME, atime=5, atime_ns=6, mtime=7, mtime_ns=8)
+    check((a.atime, a.atime_ns, a.mtime, a.mtime_ns), (5, 6, 7, 8))
+    a = c.setattr(f.fh, SET_MTIME, mtime=(1 << 64) - 9)
+    check((a.atime, a.mtime), (5, (1 << 64) - 9))
+    a = c.setattr(f.fh, SET_ATIME_NOW)
+    assert abs(a.atime - time.time()) < 5
+    check(a.mtime, (1 << 64) - 9)
+    a = c.setattr(f.fh, SET_MTIME_NOW)
+    assert abs(a.mtime - time.time()) < 5
+    a = c.setattr(f.fh, SET_GID, gid=1000)
+    check(a.gid, 1000)
+    with fails(errno.EPERM):
+        c.setattr(f.fh, SET_UID, uid=1001)
+    a = c.setattr(f.fh, SET_SIZE | SET_MODE | SET_MTIME, size=3, mode=0o640, mtime=44)
+    check((a.size, stat.S_IMODE(a.mode), a.mtime), (3, 0o640, 44))
+    # In the order size, owner, ...: the size is set before the owner fails.
+    with fails(errno.EPERM):
+        c.setattr(f.fh, SET_SIZE | SET_UID | SET_MODE, size=77, uid=0, mode=0o777)
+    check((os.stat(s.path("f")).st_size, stat.S_IMODE(os.stat(s.path("f")).st_mode)), (77, 0o640))
+    for kw in (dict(valid=0x100), dict(valid=SET_MODE, mode=0o10000),
+               dict(valid=SET_ATIME, atime_ns=10**9), dict(valid=SET_MTIME | SET_MTIME_NOW),
+               dict(valid=SET_UID, uid=0xffffffff)):
+        with fails(errno.EINVAL):
+            c.setattr(f.fh, **kw)
+    with fails(errno.EFBIG):
+        c.setattr(f.fh, SET_SIZE, size=1 << 63)
+    c.make(SYMLINK, c.root, "l", target="f")
+    with fails(errno.EOPNOTSUPP):
+        c.setattr(c.walk("l"), SET_MODE, mode=0o600)
+    c.setattr(c.walk("l"), SET_MTIME, mtime=99)
+    check(int(os.lstat(s.path("l")).st_mtime), 99)
+    check(os.stat(s.path("f")).st_mtime == 99, False)
+    with fails(errno.EISDIR):
+        c.setattr(c.root, SET_SIZE, size=0)
+
+
+@test(args=["--no-root-squash"])
+def chown_by_root(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    a = c.setattr(f.fh, SET_UID | SET_GID, uid=4242, gid=4343, cred=ROOTCRED)
+    check((a.uid, a.gid), (4242, 4343))
+    c.make(SYMLINK, c.root, "l", target="f")
+    c.setattr(c.walk("l"), SET_UID, uid=7, cred=ROOTCRED)
+    check((os.lstat(s.path("l")).st_uid, os.stat(s.path("f")).st_uid), (7, 4242))
+
+
+@test
+def names_are_checked(s):
+    c = conn(s)
+    d = c.mkdir(c.root, "d")[0]
+    f = c.create(c.root, "f")
+    for name in (".", "..", "a/b", "/", "a\0", "../f", "..\0"):
+        for req in ((LOOKUP, b_name(d, name)), (UNLINK, b_name(d, name)), (RMDIR, b_name(d, name)),
+                    (CREATE, b_create(d, name, 0o644, 0, RW)), (MKDIR, b_create(d, name, 0o755, 0, 0)),
+                    (MKNOD, b_create(d, name, stat.S_IFIFO, 0, 0)),
+                    (SYMLINK, b_create(d, name, 0, 0, 0, target="x")), (LINK, b_link(f.fh, d, name)),
+                    (RENAME, b_rename(d, name, d, "x")), (RENAME, b_rename(c.root, "f", d, name))):
+            check(c.call(*req).status, errno.EINVAL, "%r of op %d" % (name, req[0]))
+    long = "n" * 255
+    c.create(d, long)
+    check(c.lookup(d, long)[1].size, 0)
+    check([e.name for e in c.readdir_all(d)], [".", "..", long])
+    c.create(c.root, b"\xff\xfe\n")
+    assert os.path.exists(os.fsencode(s.dir) + b"/\xff\xfe\n")
+
+
+@test
+def links_are_never_walked(s):
+    os.mkdir(s.path("d"))
+    os.symlink("/etc", s.path("abs"))
+    os.symlink("d", s.path("rel"))
+    os.symlink("../../../../etc/passwd", s.path("up"))
+    c = conn(s)
+    for name in ("abs", "rel", "up"):
+        fh, attr = c.lookup(c.root, name)
+        assert stat.S_ISLNK(attr.mode)
+        for op, body in ((LOOKUP, b_name(fh, "passwd")), (READDIR, b_readdir(fh, 0, 4096, 0)),
+                         (CREATE, b_create(fh, "x", 0o644, 0, RW)),
+                         (UNLINK, b_name(fh, "x")), (MKDIR, b_create(fh, "x", 0o755, 0, 0))):
+            status = c.call(op, body).status
+            assert status in (errno.ENOTDIR, errno.ELOOP), "op %d on a link: %d" % (op, status)
+        with fails(errno.ELOOP):
+            c.open(fh, O_READ)
+        with fails(errno.ELOOP):
+            c.create(c.root, name)
+    check(c.ok(READLINK, c.walk("up")), b"../../../../etc/passwd")
+    with fails(errno.EINVAL):
+        c.ok(READLINK, c.walk("d"))
+
+
+@test
+def other_mounts_are_not_reached(s):
+    os.mkdir(s.path("m"))
+    os.mkdir(s.path("d"))
+    open(s.path("bound"), "w").close()
+    c = conn(s)
+    m = c.walk("m")
+    sh("mount -t tmpfs -o mode=777 inner %s" % s.path("m"))
+    s.mounts.append(s.path("m"))
+    sh("mount --bind /etc/passwd %s" % s.path("bound"))
+    s.mounts.append(s.path("bound"))
+    open(s.path("m/inside"), "w").close()
+    for name in ("m", "bound"):
+        with fails(errno.EXDEV):
+            c.lookup(c.root, name)
+    with fails(errno.EXDEV):
+        c.create(c.root, "bound")
+    with fails(errno.EBUSY):
+        c.unlink(c.root, "m", RMDIR)
+    with fails(errno.EBUSY):
+        c.unlink(c.root, "bound")
+    with fails(errno.ENOENT):
+        c.lookup(m, "inside")
+    check({e.name: e.plus for e in c.readdir_all(c.root)},
+          {".": 0, "..": 0, "m": 0, "d": 1, "bound": 0})
+
+
+@test
+def tree_is_made_and_removed(s):
+    c = conn(s)
+    d, attr, dc = c.mkdir(c.root, "d", 0o777, umask=0o027)
+    check(stat.S_IMODE(attr.mode), 0o750)
+    check(dc.attr.ino, os.stat(s.dir).st_ino)
+    same_stat(attr, s.path("d"))
+    with fails(errno.EEXIST):
+        c.mkdir(c.root, "d")
+    for name, mode in (("fifo", stat.S_IFIFO), ("sock", stat.S_IFSOCK), ("reg", stat.S_IFREG)):
+        attr = c.make(MKNOD, d, name, mode | 0o666, umask=0o022)[1]
+        check(attr.mode, mode | 0o644)
+    with fails(errno.EPERM):
+        c.make(MKNOD, d, "chr", stat.S_IFCHR | 0o666, major=1, minor=3)
+    with fails(errno.EINVAL):
+        c.make(MKNOD, d, "dir", stat.S_IFDIR | 0o755)
+    fh, attr, _ = c.make(SYMLINK, d, "sym", target="t" * 4095)
+    assert stat.S_ISLNK(attr.mode)
+    check(c.ok(READLINK, fh), b"t" * 4095)
+    f = c.create(d, "f")
+    a, dc = c.link(f.fh, c.root, "hard")
+    check((a.nlink, a.ino), (2, f.attr.ino))
+    check(c.lookup(c.root, "hard")[0], f.fh)
+    with fails(errno.EEXIST):
+        c.link(f.fh, c.root, "hard")
+    with fails(errno.EPERM):
+        c.link(d, c.root, "dirlink")
+    with fails(errno.EISDIR):
+        c.unlink(c.root, "d")
+    with fails(errno.ENOTDIR):
+        c.unlink(c.root, "hard", RMDIR)
+    with fails(errno.ENOTEMPTY):
+        c.unlink(c.root, "d", RMDIR)
+    for name in ("fifo", "sock", "reg", "sym", "f"):
+        c.unlink(d, name)
+    c.unlink(c.root, "d", RMDIR)
+    check(os.listdir(s.dir), ["hard"])
+    with fails(errno.ENOENT):
+        c.unlink(c.root, "d", RMDIR)
+    e = c.mkdir(c.root, "e")[0]
+    c.unlink(c.root, "e", RMDIR)
+    with fails(errno.ESTALE):
+        c.getattr(e)
+
+
+@test(args=["--no-root-squash"])
+def device_nodes_by_root(s):
+    c = conn(s, cred=ROOTCRED)
+    a = c.make(MKNOD, c.root, "b", stat.S_IFBLK | 0o600, major=4095, minor=0xfffff)[1]
+    check((a.rdev_major, a.rdev_minor), (4095, 0xfffff))
+    same_stat(a, s.path("b"))
+    with fails(errno.EINVAL):
+        c.make(MKNOD, c.root, "b2", stat.S_IFBLK | 0o600, major=4096)
+    c.make(MKNOD, c.root, "z", stat.S_IFCHR | 0o666, major=1, minor=5)
+    for name in ("b", "z"):
+        with fails(errno.EINVAL):
+            c.open(c.walk(name), O_READ)
+
+
+@test
+def rename_and_its_flags(s):
+    c = conn(s)
+    a, b = c.mkdir(c.root, "a")[0], c.mkdir(c.root, "b")[0]
+    f, g = c.create(a, "f"), c.create(b, "g")
+    c.write(f.io, 0, b"f")
+    c.write(g.io, 0, b"g")
+    with fails(errno.EEXIST):
+        c.rename(a, "f", b, "g", 1)
+    c.rename(a, "f", b, "g", 2)
+    check(c.lookup(a, "f")[0], g.fh)
+    check(c.lookup(b, "g")[0], f.fh)
+    old, new = c.rename(a, "f", b, "h", 1)
+    check((old.attr.ino, new.attr.ino), (os.stat(s.path("a")).st_ino, os.stat(s.path("b")).st_ino))
+    c.rename(b, "h", b, "g")
+    check(os.listdir(s.path("b")), ["g"])
+    check(c.lookup(b, "g")[0], g.fh)
+    with fails(errno.ENOENT):
+        c.rename(a, "nothing", b, "x")
+    with fails(errno.EINVAL):
+        c.rename(c.root, "a", a, "inside-itself")
+    for flags in (3, 4):
+        with fails(errno.EINVAL):
+            c.rename(b, "g", b, "x", flags)
+    old, new = c.rename(b, "g", b, "y")
+    check(vars(old.attr), vars(new.attr))
+
+
+@test
+def access_asks_the_kernel(s):
+    c = conn(s)
+    f = c.create(c.root, "f", mode=0o640)
+    check(c.access(f.fh, 7), 6)
+    check(c.access(f.fh, 4), 4)
+    check(c.access(f.fh, 7, (2000, 2000, (1000,))), 4)
+    check(c.access(f.fh, 7, (2000, 2000, ())), 0)
+    d = c.mkdir(c.root, "d", 0o711)[0]
+    check(c.access(d, 7, (2000, 2000, ())), 1)
+    with fails(errno.EINVAL):
+        c.access(f.fh, 8)
+
+
+@test
+def statfs_is_the_export(s):
+    c = conn(s)
+    blocks, bfree, bavail, files, ffree, bsize, name_max = struct.unpack("<5Q2I", c.ok(STATFS, c.root))
+    v = os.statvfs(s.dir)
+    check((blocks, bsize, files, name_max), (v.f_blocks, v.f_bsize, v.f_files, 255))
+    assert 0 < bfree <= blocks and 0 < ffree <= files and bavail <= bfree
+
+
+# ---- files ----
+
+@test
+def data_comes_back(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    check(f.created, 1)
+    check(c.read(f.io, 0, 100), b"")
+    block = os.urandom(3 << 20)
+    v, a = c.write(f.io, 1, block)
+    check(v, c.verifier)
+    check(a.size, len(block) + 1)
+    check(c.read(f.io, 0, 4 << 20), b"\0" + block)
+    check(c.read(f.io, 1000, 17), block[999:1016])
+    check(c.read(f.io, len(block), 4096), block[-1:], "short at the end")
+    check(c.read(f.io, len(block) + 1, 4096), b"")
+    check(c.read(f.io, 1 << 62, 4096), b"")
+    with open(s.path("f"), "rb") as local:
+        check(local.read(), b"\0" + block)
+    for size in (1, 511, 4095, 4096, 4097, 65536, 65537, 262143, 262145, 1 << 20, 4 << 20):
+        data = os.urandom(size)
+        for off in (0, 1, 4095):
+            c.write(f.io, off, data)
+            check(c.read(f.io, off, size) == data, True, "%d bytes at %d" % (size, off))
+    far = (5 << 40) + 123
+    c.write(f.io, far, b"far")
+    check(c.read(f.io, far - 1, 10), b"\0far")
+    with fails(errno.EFBIG):
+        c.write(f.io, (1 << 63) - 2, b"xyz")
+    with fails(errno.EINVAL):
+        c.read(f.io, (1 << 63) - 2, 4096)
+    c.close_io(f.io)
+
+
+@test
+def payload_that_trickles(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    data = os.urandom(300001)
+    tag, raw = c.frame(WRITE, b_write(f.io, 4000), data)
+    tag2, raw2 = c.frame(GETATTR, f.fh)
+    raw += raw2
+    pos = 0
+    for n in (1, 30, 1, 2, 60, 5000, 1, 4096, 4095, 70000, 3, 100000):
+        c.sock.sendall(raw[pos:pos + n])
+        pos += n
+        time.sleep(0.01)
+    c.sock.sendall(raw[pos:])
+    check(c.wait(tag).status, 0)
+    check(Attr(c.wait(tag2).body).size, 304001)
+    check(c.read(f.io, 4000, 400000) == data, True)
+    # Every byte of a pipeline alone.
+    raw = b"".join(c.frame(GETATTR, f.fh, cred=(1000, 1000, tuple(range(100))))[1] for _ in range(4))
+    for i in range(len(raw)):
+        c.sock.sendall(raw[i:i + 1])
+    for _ in range(4):
+        check(c.recv().status, 0)
+
+
+@test
+def open_modes(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    c.write(f.io, 0, b"hello")
+    with fails(errno.EEXIST):
+        c.create(c.root, "f", RW | O_EXCL)
+    again = c.create(c.root, "f", O_READ)
+    check((again.created, again.fh), (0, f.fh))
+    check(c.create(c.root, "f", RW | O_TRUNC).attr.size, 0)
+    c.write(f.io, 0, b"hello")
+    io = c.open(f.fh, O_READ)
+    check(c.read(io, 0, 10), b"hello")
+    with fails(errno.EBADF):
+        c.write(io, 0, b"x")
+    io = c.open(f.fh, O_WRITE)
+    c.write(io, 0, b"J")
+    with fails(errno.EBADF):
+        c.read(io, 0, 1)
+    for io in (f.fh,):
+        with fails(errno.EBADF):
+            c.read(io, 0, 1)
+        with fails(errno.EBADF):
+            c.write(io, 0, b"x")
+        with fails(errno.EBADF):
+            c.close_io(io)
+    check(c.read(f.io, 0, 10), b"Jello")
+    c.open(f.fh, O_WRITE | O_TRUNC)
+    check(c.getattr(f.fh).size, 0)
+    for flags in (0, O_TRUNC, RW | O_EXCL, 32 | RW, O_EXEC, O_EXEC | RW, O_EXEC | O_READ | O_TRUNC):
+        with fails(errno.EINVAL):
+            c.open(f.fh, flags)
+    with fails(errno.EISDIR):
+        c.open(c.root, O_READ)
+    c.mkdir(c.root, "d")
+    with fails(errno.EISDIR):
+        c.create(c.root, "d", O_READ)
+    check(stat.S_IMODE(c.create(c.root, "m", mode=0o666, umask=0o077).attr.mode), 0o600)
+    ro = c.create(c.root, "ro", RW, mode=0o444)
+    c.write(ro.io, 0, b"made it")
+    with fails(errno.EACCES):
+        c.open(ro.fh, O_WRITE)
+    with fails(errno.EINVAL):
+        c.create(c.root, "x", O_READ | O_EXEC)
+    # Who may execute may read to that end.
+    c.setattr(f.fh, SET_MODE, mode=0o711)
+    c.write(f.io, 0, b"#!")
+    with fails(errno.EACCES):
+        c.open(f.fh, O_READ, (2000, 2000, ()))
+    io = c.open(f.fh, O_READ | O_EXEC, (2000, 2000, ()))
+    check(c.read(io, 0, 9), b"#!")
+    with fails(errno.EACCES):
+        c.open(ro.fh, O_READ | O_EXEC)
+    with fails(errno.EISDIR):
+        c.open(c.root, O_READ | O_EXEC)
+
+
+@test
+def special_files_are_not_opened(s):
+    os.mkfifo(s.path("p"), 0o666)
+    os.chmod(s.path("p"), 0o666)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(s.path("s"))
+    os.chmod(s.path("s"), 0o777)
+    c = conn(s)
+    for name in "ps":
+        for flags in (O_READ, O_WRITE, RW):
+            with fails(errno.EINVAL):
+                c.open(c.walk(name), flags)
+        with fails(errno.EINVAL):
+            c.create(c.root, name)
+        with fails(errno.EINVAL):
+            c.commit(c.walk(name))
+
+
+@test
+def default_acl_instead_of_umask(s):
+    os.mkdir(s.path("d"))
+    os.chmod(s.path("d"), 0o777)
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, perm, 0xffffffff)
+                                          for tag, perm in ((1, 7), (4, 7), (0x20, 5)))
+    try:
+        os.setxattr(s.path("d"), "system.posix_acl_default", acl)
+    except OSError as e:
+        raise Skip("no ACLs here: %s" % e) from None
+    c = conn(s)
+    d = c.walk("d")
+    check(stat.S_IMODE(c.create(d, "f", mode=0o666, umask=0o777).attr.mode), 0o664)
+    check(stat.S_IMODE(c.mkdir(d, "e", 0o777, umask=0o777)[1].mode), 0o775)
+
+
+@test(size="8m")
+def full_disk(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    status = [c.call(WRITE, b_write(f.io, i * (3 << 20)), b"x" * (3 << 20)).status for i in range(4)]
+    check(status, [0, 0, errno.ENOSPC, errno.ENOSPC])
+    check(c.getattr(f.fh).ino, f.attr.ino, "the connection after that")
+    c.setattr(f.fh, SET_SIZE, size=0)
+    c.write(f.io, 0, b"again")
+    check(c.read(f.io, 0, 10), b"again")
+
+
+@test
+def refused_write_is_drained(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    ro = c.open(f.fh, O_READ)
+    tags = [c.send(WRITE, b_write(ro, 0), b"x" * (1 << 20)) for _ in range(3)]
+    tags.append(c.send(WRITE, b_write(f.io, 0, flags=2), b"x" * 100000))
+    tag = c.send(GETATTR, f.fh)
+    check([c.wait(t).status for t in tags], [errno.EBADF] * 3 + [errno.EINVAL])
+    check(Attr(c.wait(tag).body).size, 0)
+
+
+@test
+def commit_and_verifier(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    v, a = c.write(f.io, 0, b"abc", STABLE)
+    check((v, a.size), (c.verifier, 3))
+    v, a = c.write(f.io, 0, b"d" * (1 << 20), STABLE)
+    check((v, a.size), (c.verifier, 1 << 20))
+    for fh in (f.io, f.fh, c.root, c.open(f.fh, O_READ)):
+        for flags in (0, 1):
+            v, a = c.commit(fh, flags)
+            check(v, c.verifier)
+    with fails(errno.EINVAL):
+        c.commit(f.fh, 2)
+    check(conn(s).verifier, c.verifier)
+
+
+@test
+def unlinked_file_stays_while_open(s):
+    c = conn(s)
+    free = struct.unpack_from("<2Q", c.ok(STATFS, c.root))[1]
+    for how in ("unlink", "rename", "other session"):
+        f = c.create(c.root, "f")
+        second = c.open(f.fh, O_READ)
+        c.write(f.io, 0, b"x" * (2 << 20))
+        if how == "rename":
+            c.close_io(c.create(c.root, "g").io)
+            c.rename(c.root, "g", c.root, "f")
+        elif how == "unlink":
+            c.unlink(c.root, "f")
+        else:
+            c2 = conn(s)
+            c2.unlink(c2.root, "f")
+        time.sleep(7)       # longer than a descriptor idles in the cache
+        check(c.read(f.io, 0, 3), b"xxx")
+        c.write(f.io, 0, b"abc")
+        check(c.read(second, 0, 5), b"abcxx")
+        check(c.getattr(f.fh).nlink, 0)
+        check(c.getattr(f.io).size, 2 << 20)
+        check(c.setattr(f.fh, SET_SIZE, size=1 << 20).size, 1 << 20)
+        check(c.setattr(f.fh, SET_MODE, mode=0).nlink, 0)
+        check(c.setattr(f.io, SET_SIZE, size=2 << 20).size, 2 << 20)
+        c.close_io(second)
+        check(c.read(f.io, 0, 3), b"abc", "after the first of two CLOSEs")
+        c.close_io(f.io)
+        until(lambda: not [t for t in s.fds(s.dir) if "deleted" in t], 8, "the file is closed")
+        with fails(errno.ESTALE):
+            c.getattr(f.fh)
+        with fails(errno.ESTALE):
+            c.read(f.io, 0, 1)
+    until(lambda: struct.unpack_from("<2Q", c.ok(STATFS, c.root))[1] >= free - 64, 8, "space is free")
+
+
+@test
+def deleted_behind_the_server(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    c.write(f.io, 0, b"x" * (16 << 20 >> 2))
+    os.unlink(s.path("f"))
+    until(lambda: not [t for t in s.fds(s.dir) if "deleted" in t], 10, "idle descriptors are closed")
+    with fails(errno.ESTALE):
+        c.getattr(f.fh)
+    until(lambda: os.statvfs(s.dir).f_blocks - os.statvfs(s.dir).f_bfree < 100, 5, "its space is free")
+
+
+@test
+def file_shrinks_while_it_is_sent(s):
+    c = conn(s, rcvbuf=4096)
+    f = c.create(c.root, "f")
+    c.write(f.io, 0, b"x" * (4 << 20))
+    other = conn(s)
+    for _ in range(8):
+        c.send(READ, b_read(f.io, 0, 4 << 20))
+    time.sleep(0.5)
+    os.truncate(s.path("f"), 10)
+    try:
+        while True:
+            c.recv()
+    except Closed:
+        pass
+    until(lambda: "shrank" in s.stderr(), 5, "a line in the log")
+    check(other.getattr(f.fh).size, 10)
+
+
+# ---- directories ----
+
+@test
+def readdir_of_100000(s):
+    n = 100000
+    os.mkdir(s.path("d"))
+    for i in range(n):
+        os.mknod(s.path("d/file-%d" % i))
+    names = {"file-%d" % i for i in range(n)} | {".", ".."}
+    c = conn(s)
+    d = c.walk("d")
+    for flags, count in ((PLUS, 1 << 20), (0, 65536), (PLUS, 65536)):
+        entries = c.readdir_all(d, count, flags)
+        check(len(entries), n + 2)
+        check({e.name for e in entries}, names)
+        check(len({e.cookie for e in entries}), n + 2)
+    e = entries[n // 2]
+    check(e.plus, 1)
+    check(e.attr.ino, e.ino)
+    check(e.fh, c.lookup(d, e.name)[0])
+    same_stat(e.attr, s.path("d/" + e.name))
+    # From any cookie on, the rest.
+    for i in (1, 77, n // 3, n - 5, n + 1):
+        rest, _ = c.readdir(d, entries[i].cookie, 4096, 0)
+        check([x.name for x in rest], [x.name for x in entries[i + 1:i + 1 + len(rest)]])
+    assert rest == [] and c.readdir(d, entries[-1].cookie, 4096, 0)[1] == 1
+
+
+def readdir_test(s):
+    c = conn(s)
+    d = c.mkdir(c.root, "d")[0]
+    for i in range(3000):
+        os.mknod(s.path("d/%d-%s" % (i, "x" * (i % 240))))
+    names = set(os.listdir(s.path("d")))
+    # Readers of one directory that take turns, each at its own place.
+    places = [[0, []] for _ in range(5)]
+    while any(p[0] is not None for p in places):
+        for k, p in enumerate(places):
+            if p[0] is None:
+                continue
+            entries, eof = c.readdir(d, p[0], 4096 * (1 + k), k % 2)
+            p[1] += [e.name for e in entries]
+            p[0] = None if eof else entries[-1].cookie
+    for _, seen in places:
+        check(len(seen), 3002)
+        check(set(seen), names | {".", ".."})
+    # What is removed or made meanwhile: the others are there once.
+    seen, cookie, eof, i = [], 0, 0, 0
+    gone = set()
+    while not eof:
+        entries, eof = c.readdir(d, cookie, 8192, PLUS)
+        seen += [e.name for e in entries]
+        if entries:
+            cookie = entries[-1].cookie
+        for victim in (entries[-1].name if entries else None, sorted(names - gone)[7]):
+            if victim and victim in names - gone:
+                c.unlink(d, victim)
+                gone.add(victim)
+        c.create(d, "new-%d" % i)
+        i += 1
+    check(len(seen), len(set(seen)))
+    assert (names - gone) <= set(seen), "entries are missing"
+    check(c.readdir(d, 0, 4096, 0)[0][0].name, ".")
+    with fails(errno.EINVAL):
+        c.readdir(d, 1 << 63)
+    with fails(errno.EINVAL):
+        c.readdir(d, 0, flags=2)
+    with fails(errno.ENOTDIR):
+        c.readdir(c.create(c.root, "f").fh)
+
+
+@test
+def readdir_from_many_places(s):
+    readdir_test(s)
+
+
+@test(fs="ext4")
+def readdir_from_many_places_ext4(s):
+    readdir_test(s)
+
+
+@test
+def readdir_permissions(s):
+    c = conn(s)
+    d = c.mkdir(c.root, "d", 0o700)[0]
+    for i in range(300):
+        c.create(d, "f%d" % i)
+    entries, eof = c.readdir(d, 0, 4096)
+    check(eof, 0)
+    other = (2000, 2000, ())
+    for cookie in (0, entries[-1].cookie):
+        with fails(errno.EACCES):
+            c.readdir(d, cookie, cred=other)
+    # Readable but not searchable: names without handles.
+    c.setattr(d, SET_MODE, mode=0o744)
+    check([e.plus for e in c.readdir(d, 0, cred=other)[0]], [0] * len(c.readdir(d, 0, cred=other)[0]))
+    check(c.readdir(d, entries[-1].cookie, 4096)[0][0].plus, 1)
+
+
+# ---- extended attributes ----
+
+def xattr_test(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+
+    def set_(name, value, flags=0, fh=f.fh):
+        return Attr(c.ok(SETXATTR, b_xattr(fh, name, 0, flags), value))
+
+    def get(name, size=65536):
+        rep = c.call(GETXATTR, b_xattr(f.fh, name, size))
+        if rep.status:
+            raise OSError(rep.status, os.strerror(rep.status))
+        return struct.unpack("<II", rep.body)[0], rep.data
+    set_("user.a", b"one")
+    check(os.getxattr(s.path("f"), "user.a"), b"one")
+    check(get("user.a"), (3, b"one"))
+    check(get("user.a", 0), (3, b""))
+    check(get("user.a", 3), (3, b"one"))
+    with fails(errno.ERANGE):
+        get("user.a", 2)
+    set_("user.empty", b"")
+    check(get("user.empty"), (0, b""))
+    with fails(errno.EEXIST):
+        set_("user.a", b"x", 1)
+    with fails(errno.ENODATA):
+        set_("user.b", b"x", 2)
+    set_("user.b", bytes(range(256)) * 8, 1)
+    check(get("user.b")[1], bytes(range(256)) * 8)
+    os.setxattr(s.path("f"), "trusted.secret", b"x")
+    rep = c.call(LISTXATTR, b_xattr(f.fh, size=65536))
+    check(sorted(rep.data.split(b"\0")), [b"", b"user.a", b"user.b", b"user.empty"])
+    size = len(rep.data)
+    rep = c.call(LISTXATTR, b_xattr(f.fh))
+    check((struct.unpack("<II", rep.body)[0], rep.data), (size, b""))
+    check(c.call(LISTXATTR, b_xattr(f.fh, size=size - 1)).status, errno.ERANGE)
+    for name in ("trusted.secret", "security.x", "system.posix_acl_access", "user.", "other"):
+        with fails(errno.EOPNOTSUPP):
+            get(name)
+        with fails(errno.EOPNOTSUPP):
+            set_(name, b"x")
+        check(c.call(REMOVEXATTR, b_xattr(f.fh, name)).status, errno.EOPNOTSUPP)
+    c.ok(REMOVEXATTR, b_xattr(f.fh, "user.a"))
+    with fails(errno.ENODATA):
+        get("user.a")
+    check(c.call(REMOVEXATTR, b_xattr(f.fh, "user.a")).status, errno.ENODATA)
+    with fails(errno.EINVAL):
+        set_("user.a", b"x", 3)
+    # A large value that comes in pieces, with the next request behind it.
+    tag, raw = c.frame(SETXATTR, b_xattr(f.fh, "user.big"), b"v" * 65536)
+    tag2, raw2 = c.frame(GETATTR, f.fh)
+    raw += raw2
+    for i in range(0, len(raw), 5000):
+        c.sock.sendall(raw[i:i + 5000])
+        time.sleep(0.002)
+    status = c.wait(tag).status
+    assert status in (0, errno.ENOSPC, errno.E2BIG), status
+    check(c.wait(tag2).status, 0)
+    if not status:
+        check(get("user.big")[0], 65536)
+    # The owner's rights count.
+    c.setattr(f.fh, SET_MODE, mode=0o600)
+    other = (2000, 2000, ())
+    check(c.call(GETXATTR, b_xattr(f.fh, "user.b", 99), cred=other).status, errno.EACCES)
+    check(c.call(SETXATTR, b_xattr(f.fh, "user.b"), b"x", cred=other).status, errno.EACCES)
+
+
+@test(fs="ext4")
+def xattrs_ext4(s):
+    xattr_test(s)
+
+
+@test(fs="xfs")
+def xattrs_xfs(s):
+    xattr_test(s)
+
+
+# ---- rights ----
+
+@test
+def permissions_are_the_callers(s):
+    c = conn(s)
+    d = c.mkdir(c.root, "d", 0o750)[0]
+    f = c.create(d, "f", mode=0o640)
+    other, group, supp = (2000, 2000, ()), (2000, 1000, ()), (2000, 2000, (5, 1000, 7))
+    with fails(errno.EACCES):
+        c.lookup(d, "f", other)
+    for cred in (group, supp):
+        check(c.lookup(d, "f", cred)[0], f.fh)
+        c.open(f.fh, O_READ, cred)
+        with fails(errno.EACCES):
+            c.open(f.fh, O_WRITE, cred)
+        with fails(errno.EACCES):
+            c.create(d, "g", cred=cred)
+        with fails(errno.EACCES):
+            c.unlink(d, "f", cred=cred)
+        with fails(errno.EPERM):
+            c.setattr(f.fh, SET_MODE, mode=0o777, cred=cred)
+        with fails(errno.EACCES):
+            c.setattr(f.fh, SET_SIZE, size=0, cred=cred)
+    with fails(errno.EACCES):
+        c.open(f.fh, O_READ, other)
+    many = (2000, 2000, tuple(range(10000, 11023)) + (1000,))
+    check(c.lookup(d, "f", many)[0], f.fh)
+    with fails(errno.EACCES):
+        c.lookup(d, "f", (2000, 2000, many[2][:-1]))
+    # Made by whom, and in a setgid directory.
+    a = c.create(c.root, "by", cred=(2001, 2002, ())).attr
+    check((a.uid, a.gid), (2001, 2002))
+    c.setattr(d, SET_MODE, mode=0o2777)
+    a = c.create(d, "sg", cred=(2001, 2002, ())).attr
+    check((a.uid, a.gid), (2001, 1000))
+    # Sticky.
+    t = c.mkdir(c.root, "t", 0o1777)[0]
+    c.create(t, "mine")
+    with fails(errno.EPERM):
+        c.unlink(t, "mine", cred=other)
+    with fails(errno.EPERM):
+        c.rename(t, "mine", t, "yours", cred=other)
+    for cred in ((0xffffffff, 0, ()), (0, 0xffffffff, ()), (1, 1, (0xffffffff,))):
+        with fails(errno.EINVAL):
+            c.lookup(c.root, "d", cred)
+
+
+@test
+def root_is_squashed(s):
+    os.mkdir(s.path("d"), 0o755)
+    open(s.path("secret"), "w").close()
+    os.chmod(s.path("secret"), 0o600)
+    open(s.path("group0"), "w").close()
+    os.chmod(s.path("group0"), 0o060)
+    c = conn(s, cred=ROOTCRED)
+    a = c.create(c.root, "f").attr
+    check((a.uid, a.gid), (65534, 65534))
+    a = c.create(c.root, "g", cred=(1000, 0, ())).attr
+    check((a.uid, a.gid), (1000, 65534))
+    with fails(errno.EACCES):
+        c.open(c.walk("secret"), O_READ)
+    for cred in ((0, 0, (0,)), (1000, 0, ()), (1000, 1000, (0,)), (1000, 1000, (3, 0))):
+        with fails(errno.EACCES):
+            c.open(c.walk("group0"), O_READ, cred)
+    with fails(errno.EACCES):
+        c.create(c.walk("d"), "x")
+    with fails(errno.EPERM):
+        c.setattr(c.walk("secret"), SET_MODE, mode=0o777)
+    # After root's turn in the same thread nothing of it is left, and the other way round.
+    for _ in range(20):
+        with fails(errno.EACCES):
+            c.open(c.walk("secret"), O_READ)
+        c.getattr(c.walk("d"))
+
+
+@test(args=["--no-root-squash", "--threads", "1"])
+def root_is_root_without_squash(s):
+    c = conn(s)
+    d = c.mkdir(c.root, "d", 0o700)[0]
+    f = c.create(d, "f", mode=0o600)
+    check(c.export_flags, 0)
+    for _ in range(20):
+        c.open(f.fh, RW, ROOTCRED)
+        check(c.create(d, "byroot", cred=ROOTCRED).attr.uid, 0)
+        with fails(errno.EACCES):
+            c.open(f.fh, O_READ, (2000, 2000, ()))
+        with fails(errno.EACCES):
+            c.open(f.fh, O_READ, (2000, 0, (0,)))
+        c.unlink(d, "byroot", cred=ROOTCRED)
+    check(c.access(f.fh, 7, ROOTCRED), 6)
+
+
+@test(args=["--anon-uid", "77", "--anon-gid", "78"])
+def root_becomes_whom_we_say(s):
+    c = conn(s, cred=(0, 0, (0,)))
+    check((c.anon_uid, c.anon_gid), (77, 78))
+    a = c.create(c.root, "f").attr
+    check((a.uid, a.gid), (77, 78))
+
+
+@test
+def rights_stay_granted(s):
+    c = conn(s)
+    f = c.create(c.root, "f", mode=0o600)
+    c.setattr(f.fh, SET_MODE, mode=0)
+    with fails(errno.EACCES):
+        c.open(f.fh, O_READ)
+    with fails(errno.EACCES):
+        c.setattr(f.fh, SET_SIZE, size=5)
+    c.setattr(f.io, SET_SIZE, size=5)
+    c.write(f.io, 0, b"abc")
+    time.sleep(7)       # until the descriptor is closed and must be opened again
+    check(c.read(f.io, 0, 10), b"abc\0\0")
+    c.write(f.io, 0, b"xyz")
+    ro = c.create(c.root, "ro", O_READ, mode=0o444)
+    with fails(errno.EACCES):
+        c.setattr(ro.io, SET_SIZE, size=5)
+
+
+@test
+def write_clears_setuid(s):
+    c = conn(s)
+    f = c.create(c.root, "f", mode=0o777)
+    for what, change in (("write", lambda: c.write(f.io, 0, b"x", cred=(2000, 2000, ()))),
+                         ("truncate", lambda: c.setattr(f.io, SET_SIZE, size=1, cred=(2000, 2000, ())))):
+        c.setattr(f.fh, SET_MODE, mode=0o6777)
+        change()
+        check(stat.S_IMODE(c.getattr(f.fh).mode), 0o777, what)
+
+
+@test
+def privileges_are_dropped(s):
+    conn(s)
+    want = sum(1 << n for n in (0, 1, 2, 3, 4, 6, 7, 27))
+    for task in os.listdir("/proc/%d/task" % s.proc.pid):
+        with open("/proc/%d/task/%s/status" % (s.proc.pid, task)) as f:
+            status = dict(re.findall(r"(\w+):[ \t]*(\w*)", f.read()))
+        for cap in ("CapPrm", "CapBnd"):
+            check(int(status[cap], 16), want, cap)
+        assert int(status["CapEff"], 16) & ~want == 0
+        check(int(status["CapInh"], 16), 0)
+        check(status["NoNewPrivs"], "1")
+        check(status.get("Groups", ""), "")
+
+
+# ---- handles ----
+
+@test
+def forged_handles(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    c.write(f.io, 0, b"x")
+
+    def stale(fh, what):
+        for op, body in ((GETATTR, fh), (READ, b_read(fh, 0, 1)), (LOOKUP, b_name(fh, "f")),
+                         (OPEN, fh + struct.pack("<II", 1, 0)), (READDIR, b_readdir(fh, 0, 4096, 0)),
+                         (CLOSE, fh), (RENAME, b_rename(c.root, "f", fh, "f"))):
+            check(c.call(op, body).status, errno.ESTALE, "%s, op %d" % (what, op))
+        check(c.call(WRITE, b_write(fh, 0), b"evil").status, errno.ESTALE, what)
+    for good in (f.io, f.fh, c.root):
+        for i in range(64):
+            for bit in (1, 0x80):
+                bad = bytearray(good)
+                bad[i] ^= bit
+                check(c.call(GETATTR, bytes(bad)).status, errno.ESTALE, "byte %d" % i)
+    stale(bytes(64), "zeros")
+    stale(b"\xff" * 64, "ones")
+    stale(b"\x3f" + os.urandom(63), "random")
+    with open(s.path("f"), "rb") as f2:
+        check(f2.read(), b"x")
+
+
+@test
+def handles_of_another_export(s):
+    os.mkdir(s.path("a"), 0o777)
+    os.mkdir(s.path("b"), 0o777)
+    os.chmod(s.path("a"), 0o777)
+    os.chmod(s.path("b"), 0o777)
+    c = conn(s)
+    f = c.create(c.walk("a"), "f")
+    s.stop()
+    s.start(export=s.path("b"))
+    c = conn(s)
+    for fh in (f.fh, f.io):
+        with fails(errno.ESTALE):
+            c.getattr(fh)
+    with fails(errno.ENOENT):
+        c.lookup(c.root, "a")
+    s.stop()
+    s.start()
+    check(conn(s).getattr(f.fh).ino, f.attr.ino)
+
+
+def restart_test(s):
+    c = conn(s)
+    f = c.create(c.root, "f", mode=0o600)
+    d = c.mkdir(c.root, "d")[0]
+    c.write(f.io, 0, b"before")
+    c.setattr(f.fh, SET_MODE, mode=0)
+    for how in (s.stop, s.kill):
+        how()
+        s.start()
+        again = Conn(s, hello=False)
+        check(again.hello(session=c.session).status, errno.ESTALE)
+        c2 = conn(s)
+        check(c2.verifier, c.verifier)
+        check(c2.root, c.root)
+        check(c2.read(f.io, 0, 10), b"before")
+        c2.write(f.io, 0, b"before")
+        check(c2.getattr(f.fh).ino, f.attr.ino)
+        check(c2.lookup(c2.root, "d")[0], d)
+        c2.create(d, "x")
+        c2.close_io(f.io)
+    check(stat.S_IMODE(os.stat(s.state).st_mode), 0o700)
+    for name in os.listdir(s.state):
+        check(stat.S_IMODE(os.stat(s.state + "/" + name).st_mode), 0o600, name)
+
+
+@test
+def restart_keeps_handles_tmpfs(s):
+    restart_test(s)
+
+
+@test(fs="ext4")
+def restart_keeps_handles_ext4(s):
+    restart_test(s)
+
+
+@test(fs="xfs")
+def restart_keeps_handles_xfs(s):
+    restart_test(s)
+
+
+@test(fs="btrfs")
+def restart_keeps_handles_btrfs(s):
+    restart_test(s)
+
+
+# ---- change values ----
+
+@test
+def change_values(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    seen = {f.attr.change}
+    for i in range(300):
+        _, a = c.write(f.io, 0, b"%d" % i)
+        seen.add(a.change)
+        check(c.getattr(f.fh).change, a.change)
+        check(a.flags & RACY, 0)
+    for i in range(100):
+        seen.add(c.setattr(f.fh, SET_MODE, mode=0o600 | i % 8).change)
+    check(len(seen), 401)
+    # Not through the server: told as racy while it is young, and stable later.
+    racy = 0
+    for i in range(20):
+        with open(s.path("local"), "w") as local:
+            local.write("x" * i)
+        racy += bool(c.lookup(c.root, "local")[1].flags & RACY)
+    assert racy > 10, "only %d of 20" % racy
+    time.sleep(0.05)
+    a = c.lookup(c.root, "local")[1]
+    check(a.flags & RACY, 0)
+    time.sleep(0.05)
+    check(c.lookup(c.root, "local")[1].change, a.change)
+
+
+@test
+def directory_changes_chain(s):
+    conns = [conn(s) for _ in range(4)]
+    d = conns[0].mkdir(conns[0].root, "d")[0]
+    pairs, lock = [], threading.Lock()
+
+    def make(k, c):
+        for i in range(100):
+            name = "%d-%d" % (k, i)
+            ch = [c.create(d, name).dir, c.make(SYMLINK, d, name + "s", target="x")[2]]
+            ch.append(c.rename(d, name, d, name + "r")[0])
+            ch.append(c.unlink(d, name + "r"))
+            with lock:
+                pairs.extend((x.pre, x.attr.change) for x in ch)
+    threads = [threading.Thread(target=make, args=kc) for kc in enumerate(conns)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    check(len(pairs), 1600)
+    # Each change starts where another one ended: one chain through all of them.
+    after = dict(pairs)
+    check(len(after), 1600)
+    ends = set(after.values())
+    check(len(set(after) - ends), 1)
+    check(len(ends - set(after)), 1)
+    check(conns[0].getattr(d).change, (ends - set(after)).pop())
+
+
+# ---- many at once ----
+
+@test
+def pipelined_requests(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    data = os.urandom(1 << 20)
+    c.write(f.io, 0, data)
+    tags = {}
+    for i in range(200):
+        if i % 3 == 0:
+            tags[c.send(READ, b_read(f.io, i * 1000, 5000))] = data[i * 1000:i * 1000 + 5000]
+        elif i % 3 == 1:
+            tags[c.send(GETATTR, f.fh)] = b""
+        else:
+            tags[c.send(LOOKUP, b_name(c.root, "nothing"))] = errno.ENOENT
+    for tag, want in reversed(list(tags.items())):
+        rep = c.wait(tag)
+        if want == errno.ENOENT:
+            check(rep.status, want)
+        else:
+            check((rep.status, rep.data), (0, want))
+    # As many in one segment as there are slots.
+    frames = [c.frame(GETATTR, f.fh) for _ in range(c.max_inflight)]
+    c.sock.sendall(b"".join(raw for _, raw in frames))
+    for tag, _ in frames:
+        check(c.wait(tag).status, 0)
+
+
+@test
+def many_clients_verify(s):
+    def work(k, errors):
+        try:
+            c = conn(s)
+            f = c.create(c.root, "f%d" % k)
+            for i in range(30):
+                data = os.urandom(100000 + 1000 * k)
+                c.write(f.io, i * 7, data)
+                tags = [(o, c.send(READ, b_read(f.io, i * 7 + o, 33333))) for o in range(0, 99999, 33333)]
+                for o, tag in tags:
+                    check(c.wait(tag).data == data[o:o + 33333], True)
+        except BaseException as e:
+            errors.append(e)
+            raise
+    errors = []
+    threads = [threading.Thread(target=work, args=(k, errors)) for k in range(10)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    check(errors, [])
+
+
+@test(args=["--threads", "1"])
+def slow_reader_stalls_nobody(s):
+    slow, quick = conn(s, rcvbuf=4096), conn(s)
+    f = slow.create(slow.root, "f")
+    d = slow.mkdir(slow.root, "d")[0]
+    for i in range(2000):
+        os.mknod(s.path("d/%d" % i))
+    slow.write(f.io, 0, b"x" * (4 << 20))
+    def small_requests():
+        for _ in range(200):
+            quick.getattr(f.fh)
+            quick.read(f.io, 0, 4096)
+    alone = timed(small_requests)
+    rss = s.rss()
+    for _ in range(40):
+        slow.send(READ, b_read(f.io, 0, 4 << 20))
+    many = []
+    for _ in range(30):
+        many.append(conn(s, rcvbuf=4096))
+        for _ in range(100):
+            many[-1].send(READDIR, b_readdir(d, 0, 1 << 20, PLUS))
+    took = timed(small_requests)
+    assert took < 1 + 10 * alone, "small requests took %.1f s, alone %.1f s" % (took, alone)
+    time.sleep(0.5)
+    grown = s.rss() - rss
+    assert grown < (200 << 20), "%d MiB for replies that nobody reads" % (grown >> 20)
+    # And it is all there in the end.
+    total = 0
+    for _ in range(40):
+        total += len(slow.recv().data)
+    check(total, 40 * (4 << 20))
+    for c in many[:3]:
+        for _ in range(100):
+            check(c.recv().status, 0)
+
+
+@contextlib.contextmanager
+def frozen(s):
+    sh("fsfreeze -f %s" % s.dir)
+    try:
+        yield
+    finally:
+        sh("fsfreeze -u %s" % s.dir)
+
+
+@test(fs="ext4", args=["--threads", "1"])
+def blocked_call_stalls_nobody(s):
+    c, other = conn(s), conn(s)
+    f = c.create(c.root, "f")
+    c.write(f.io, 0, b"x" * 8192)
+
+    def small_requests():
+        for _ in range(100):
+            check(len(other.read(f.io, 0, 8192)), 8192)
+            other.getattr(f.fh)
+    alone = timed(small_requests)
+    with frozen(s):
+        stuck = [c.send(WRITE, b_write(f.io, 0), b"y" * 4096)]
+        check(c.wait(c.send(GETATTR, f.fh)).status, 0, "the same connection")
+        took = timed(small_requests)
+        assert took < 1 + 10 * alone, "took %.1f s beside a blocked request, alone %.1f s" % (took,
+                                                                                              alone)
+        # The payload of another is only half here: it blocks its connection, no other.
+        stuck.append(c.send(MKDIR, b_create(c.root, "d", 0o755, 0, 0)))
+        check(c.wait(c.send(GETATTR, f.fh)).status, 0)
+        more = [conn(s, session=c.session, index=1 + i) for i in range(5)]
+        tags = [(m, m.send(MKDIR, b_create(c.root, "d%d-%d" % (k, i), 0o755, 0, 0)))
+                for k, m in enumerate(more) for i in range(20)]
+        time.sleep(0.5)
+        with open("/proc/%d/status" % s.proc.pid) as status:
+            threads = int(re.search(r"Threads:\s+(\d+)", status.read()).group(1))
+        assert threads < 50, "%d threads for one client" % threads
+        for _ in range(20):
+            other.read(f.io, 0, 4096)
+        other.sock.settimeout(0.3)
+        c.sock.settimeout(0.3)
+        try:
+            c.recv()
+        except socket.timeout:
+            pass
+        else:
+            raise AssertionError("answered on a frozen file system")
+        # A slot may not be used again before its reply came.
+        with contextlib.suppress(Closed):
+            more[0].sock.sendall(pack_request(GETATTR, f.fh, slot=0, seq=999))
+    other.sock.settimeout(30)
+    c.sock.settimeout(30)
+    for tag in stuck:
+        check(c.wait(tag).status, 0)
+    for m, tag in tags:
+        if m is not more[0]:
+            check(m.wait(tag).status, 0)
+    check(other.read(f.io, 0, 4096), b"y" * 4096)
+    # Threads that are not needed go away again, and all works as before.
+    for _ in range(100):
+        other.write(f.io, 0, b"z" * 100)
+        other.mkdir(other.root, "n")
+        other.unlink(other.root, "n", RMDIR)
+
+
+@test(fs="ext4", args=["--threads", "1"])
+def slot_in_use_is_refused(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    with frozen(s):
+        c.sock.sendall(pack_request(MKDIR, b_create(c.root, "d", 0o755, 0, 0), slot=5, seq=1))
+        time.sleep(0.1)
+        c.sock.sendall(pack_request(GETATTR, f.fh, slot=5, seq=2))
+        assert c.ended(), "not closed"
+    assert "slot" in s.stderr()
+    until(lambda: os.path.isdir(s.path("d")), 5, "the request that was begun ends")
+    conn(s)
+
+
+@test(fs="ext4", args=["--threads", "1"])
+def blocked_write_keeps_its_order(s):
+    c, other = conn(s), conn(s)
+    f = c.create(c.root, "f")
+    data = os.urandom(4 << 20)
+    with frozen(s):
+        tags = [c.send(WRITE, b_write(f.io, 0), data[:1 << 20])]    # more than one piece
+        sender = threading.Thread(target=lambda: tags.append(
+            c.send(WRITE, b_write(f.io, 1 << 20), data[1 << 20:])))
+        sender.start()
+        for _ in range(50):
+            check(other.getattr(f.fh).size, 0)
+    sender.join()
+    for tag in tags:
+        check(c.wait(tag).status, 0)
+    check(other.read(f.io, 0, 4 << 20) == data, True)
+
+
+@test
+def idle_connections(s):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    c = conn(s)
+    f = c.create(c.root, "f")
+
+    def small_requests():
+        for _ in range(200):
+            c.getattr(f.fh)
+    alone = timed(small_requests)
+    rss = s.rss()
+    idle = [conn(s) for _ in range(2000)]
+    grown = s.rss() - rss
+    assert grown < (100 << 20), "%d MiB" % (grown >> 20)
+    for k in (0, 7, 1999):
+        idle[k].write(f.io, 0, b"x")
+    # A part of a request from each.
+    raw = pack_request(GETATTR, f.fh)
+    for i in idle:
+        i.sock.sendall(raw[:50])
+    took = timed(small_requests)
+    assert took < 1 + 10 * alone, "took %.1f s, alone %.1f s" % (took, alone)
+    grown = s.rss() - rss
+    assert grown < (200 << 20), "%d MiB" % (grown >> 20)
+    for i in idle:
+        i.sock.sendall(raw[50:])
+    for i in idle:
+        check(i.recv().status, 0)
+    for i in idle:
+        i.close()
+    until(lambda: len(s.fds("socket:")) < 20, 10, "closed connections are gone")
+
+
+@test
+def descriptors_run_out(s):
+    c = conn(s)
+    files = [c.create(c.root, "f%d" % i) for i in range(300)]
+    soft, hard = resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE, (len(s.fds()) + 5, hard))
+    for i in range(300, 400):
+        files.append(c.create(c.root, "f%d" % i))
+    for f in files:
+        c.write(f.io, 0, b"x")
+    late = [socket.create_connection(("127.0.0.1", s.port)) for _ in range(400)]
+    time.sleep(0.5)
+    check(c.read(files[7].io, 0, 9), b"x")
+    for x in late:
+        x.close()
+    resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    time.sleep(1.2)
+    check(conn(s).read(files[8].io, 0, 9), b"x")
+
+
+# ---- what breaks the protocol ----
+
+@test
+def malformed_frames(s):
+    good = conn(s)
+    f = good.create(good.root, "f")
+    name = b_name(good.root, "f")
+    cases = {
+        "garbage": b"GET / HTTP/1.1\r\nHost: wfs\r\n\r\n" + b"x" * 100,
+        "magic": pack_request(GETATTR, f.fh, magic=0x31534658),
+        "op 0": pack_request(0),
+        "op 27": pack_request(27),
+        "op 255": pack_request(255),
+        "flags": pack_request(GETATTR, f.fh, flags=1),
+        "reserved": pack_request(GETATTR, f.fh, reserved=1),
+        "slot": pack_request(GETATTR, f.fh, slot=good.max_inflight),
+        "slot 65535": pack_request(GETATTR, f.fh, slot=65535),
+        "seq 0": pack_request(GETATTR, f.fh, seq=0),
+        "body_len": pack_request(GETATTR, f.fh, body_len=8193),
+        "body_len 2^32-1": pack_request(GETATTR, f.fh, body_len=0xffffffff),
+        "body too short": pack_request(GETATTR, f.fh[:63]),
+        "body too long": pack_request(GETATTR, f.fh + b"\0"),
+        "no body": pack_request(GETATTR),
+        "body for ROOT": pack_request(ROOT, b"x"),
+        "ngroups": pack_request(GETATTR, f.fh, ngroups=1025),
+        "data for GETATTR": pack_request(GETATTR, f.fh, b"x"),
+        "data for READ": pack_request(READ, b_read(f.io, 0, 10), b"x" * 10),
+        "WRITE without data": pack_request(WRITE, b_write(f.io, 0)),
+        "WRITE too long": pack_request(WRITE, b_write(f.io, 0), data_len=(4 << 20) + 1),
+        "WRITE of 2^32-1": pack_request(WRITE, b_write(f.io, 0), data_len=0xffffffff),
+        "SETXATTR too long": pack_request(SETXATTR, b_xattr(f.fh, "user.a"), data_len=65537),
+        "READ of 0": pack_request(READ, b_read(f.io, 0, 0)),
+        "READ too long": pack_request(READ, b_read(f.io, 0, (4 << 20) + 1)),
+        "READDIR too short": pack_request(READDIR, b_readdir(good.root, 0, 4095, 0)),
+        "READDIR too long": pack_request(READDIR, b_readdir(good.root, 0, (1 << 20) + 1, 0)),
+        "GETXATTR too long": pack_request(GETXATTR, b_xattr(f.fh, "user.a", 65537)),
+        "name_len short": pack_request(LOOKUP, name[:-1]),
+        "name_len long": pack_request(LOOKUP, name + b"x"),
+        "empty name": pack_request(LOOKUP, b_name(good.root, "")),
+        "name of 256": pack_request(LOOKUP, b_name(good.root, "x" * 256)),
+        "target_len of CREATE": pack_request(CREATE, b_create(good.root, "x", 0o644, 0, RW, target="y")),
+        "SYMLINK to nothing": pack_request(SYMLINK, b_create(good.root, "x", 0, 0, 0)),
+        "SYMLINK too long": pack_request(SYMLINK, b_create(good.root, "x", 0, 0, 0, target="y" * 4096)),
+        "RENAME lengths": pack_request(RENAME, b_rename(good.root, "a", good.root, "b") + b"c"),
+        "RENAME to nothing": pack_request(RENAME, b_rename(good.root, "a", good.root, "")),
+        "LINK lengths": pack_request(LINK, b_link(f.fh, good.root, "x")[:-1]),
+        "LISTXATTR with a name": pack_request(LISTXATTR, b_xattr(f.fh, "user.a", 10)),
+        "GETXATTR without one": pack_request(GETXATTR, b_xattr(f.fh, "", 10)),
+        "second HELLO": pack_request(HELLO, HELLO_REQ.pack(1, 1, 0, bytes(16), 0, 0, 4096, 4096, 1),
+                                     seq=0),
+    }
+    for what, raw in cases.items():
+        c = conn(s)
+        before = len(s.stderr())
+        with contextlib.suppress(ConnectionError):
+            c.sock.sendall(raw)
+        assert c.ended(2), "not closed: " + what
+        time.sleep(0.11)    # the log is limited to 10 lines a second
+        check(s.stderr(before).count("\n"), 1, "lines in the log for " + what)
+    before_hello = {
+        "GETATTR": pack_request(GETATTR, f.fh),
+        "ROOT": pack_request(ROOT),
+        "HELLO too short": pack_request(HELLO, b"x" * 47),
+        "HELLO on slot 1": pack_request(HELLO, HELLO_REQ.pack(1, 1, 0, bytes(16), 0, 0, 4096, 4096, 1),
+                                        slot=1, seq=0),
+        "HELLO with seq": pack_request(HELLO, HELLO_REQ.pack(1, 1, 0, bytes(16), 0, 0, 4096, 4096, 1)),
+    }
+    for what, raw in before_hello.items():
+        c = Conn(s, hello=False)
+        c.sock.sendall(raw)
+        assert c.ended(2), "not closed: " + what
+    for cut in (1, 31, 40, 95):
+        c = conn(s)
+        c.sock.sendall(pack_request(GETATTR, f.fh)[:cut])
+        c.sock.shutdown(socket.SHUT_WR)
+        assert c.ended(2)
+    c = conn(s)
+    c.sock.sendall(pack_request(WRITE, b_write(f.io, 0), b"half" * 1000, data_len=100000))
+    c.sock.shutdown(socket.SHUT_WR)
+    assert c.ended(2)
+    check(good.getattr(f.fh).ino, f.attr.ino, "somebody else's connection")
+
+
+@test
+def log_is_limited(s):
+    for _ in range(200):
+        c = Conn(s, hello=False)
+        c.sock.sendall(b"\0" * 64)
+        c.ended(2)
+    lines = s.stderr().count("malformed")
+    assert 10 <= lines <= 100, lines
+
+
+@test
+def random_bytes(s):
+    seed = int.from_bytes(os.urandom(4), "little")
+    print("# seed %d" % seed)
+    import random
+    rnd = random.Random(seed)
+    good = conn(s)
+    f = good.create(good.root, "f")
+    bodies = [(GETATTR, f.fh), (LOOKUP, b_name(good.root, "f")), (READ, b_read(f.io, 0, 100)),
+              (CREATE, b_create(good.root, "g", 0o644, 0, RW)),
+              (RENAME, b_rename(good.root, "g", good.root, "h")),
+              (READDIR, b_readdir(good.root, 0, 4096, PLUS)), (SETATTR, b_setattr(f.fh, SET_MODE, 0o644)),
+              (GETXATTR, b_xattr(f.fh, "user.a", 100)), (OPEN, f.fh + struct.pack("<II", 3, 0))]
+    for _ in range(1500):
+        c = conn(s)
+        raw = bytearray(b"".join(pack_request(*rnd.choice(bodies), slot=i, seq=1) for i in range(3)))
+        for _ in range(rnd.randint(1, 4)):
+            raw[rnd.randrange(len(raw))] = rnd.choice((0, 1, 0x7f, 0x80, 0xff, rnd.randrange(256)))
+        with contextlib.suppress(ConnectionError):
+            c.sock.sendall(raw[:rnd.randrange(len(raw)) if rnd.random() < 0.2 else len(raw)])
+        c.close()
+    check(good.getattr(f.fh).ino, f.attr.ino)
+
+
+# ---- start and end ----
+
+@test(args=["--read-only"])
+def read_only_export(s):
+    open(s.path("f"), "w").write("data")
+    os.chmod(s.path("f"), 0o666)
+    os.mkdir(s.path("d"))
+    c = conn(s)
+    check(c.export_flags, 3)
+    f, d = c.walk("f"), c.walk("d")
+    io = c.open(f, O_READ)
+    check(c.read(io, 0, 10), b"data")
+    check(c.access(f, 6), 4)
+    for op, body in ((OPEN, f + struct.pack("<II", RW, 0)),
+                     (OPEN, f + struct.pack("<II", O_READ | O_TRUNC, 0)),
+                     (CREATE, b_create(c.root, "f", 0o644, 0, RW)), (SETATTR, b_setattr(f, SET_MODE)),
+                     (MKDIR, b_create(c.root, "x", 0o755, 0, 0)), (UNLINK, b_name(c.root, "f")),
+                     (RMDIR, b_name(c.root, "d")), (LINK, b_link(f, d, "x")),
+                     (SYMLINK, b_create(d, "x", 0, 0, 0, target="y")),
+                     (MKNOD, b_create(d, "x", stat.S_IFIFO, 0, 0)),
+                     (RENAME, b_rename(c.root, "f", d, "f")), (REMOVEXATTR, b_xattr(f, "user.a"))):
+        check(c.call(op, body).status, errno.EROFS, "op %d" % op)
+    check(c.call(SETXATTR, b_xattr(f, "user.a"), b"x").status, errno.EROFS)
+    check(c.call(WRITE, b_write(io, 0), b"x").status, errno.EROFS)
+    check(open(s.path("f")).read(), "data")
+
+
+@test(start=False)
+def exports_without_handles_are_refused(s):
+    s.start(wait=False, export="/proc")
+    check(s.stop(signal.SIGCONT), 1)
+    assert "--export /proc" in s.stderr() and "handles" in s.stderr(), s.stderr()
+    for d in ("lower", "rw", "merged"):
+        os.mkdir(s.base + "/" + d)
+    sh("mount -t tmpfs x %s/rw && mkdir %s/rw/up %s/rw/work" % (s.base, s.base, s.base))
+    s.mounts.append(s.base + "/rw")
+    try:
+        sh("mount -t overlay ov -o lowerdir=%s/lower,upperdir=%s/rw/up,workdir=%s/rw/work %s/merged" %
+           ((s.base,) * 4))
+    except subprocess.CalledProcessError:
+        print("# no overlayfs here")
+        return
+    s.mounts.append(s.base + "/merged")
+    s.start(wait=False, export=s.base + "/merged")
+    check(s.stop(signal.SIGCONT), 1)
+    assert "merged" in s.stderr() and s.stderr().count("handles") == 2, s.stderr()
+
+
+@test(start=False)
+def bad_options_are_named(s):
+    def run(*args):
+        p = subprocess.run([find_server()] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           universal_newlines=True, timeout=20)
+        return p.returncode, p.stdout + p.stderr
+    state = ("--state-dir", s.state)
+    for args, text in (((), "--export"), (("--export", s.path("none")), "none"),
+                       (("--export", s.dir, "--bogus"), "bogus"),
+                       (("--export", s.dir, "--threads", "0") + state, "--threads 0"),
+                       (("--export", s.dir, "--anon-uid", "-1") + state, "--anon-uid -1"),
+                       (("--export", s.dir, "--anon-gid", "0") + state, "--anon-gid 0"),
+                       (("--export", s.dir, "--listen", "127.0.0.1:99999") + state, "99999"),
+                       (("--export", s.dir, "--listen", "::1:9749") + state, "::1:9749"),
+                       (("--export", s.dir, "--listen", "192.0.2.1:9749") + state, "192.0.2.1"),
+                       (("--export", s.dir, "--state-dir", "/proc/none"), "/proc/none"),
+                       (("--export", s.dir, "extra"), "extra")):
+        code, out = run(*args)
+        assert code in (1, 2) and text in out, (args, code, out)
+    check(run("--help")[0], 0)
+    code, out = run("--version")
+    assert code == 0 and "protocol version 1" in out
+
+
+@test(start=False)
+def listens_on_ipv6_and_several(s):
+    s.args = ["--listen", "[::1]:0"]
+    s.start()
+    port = int(re.search(r"listening on \[::1\]:(\d+)", s.stderr()).group(1))
+    with socket.create_connection(("::1", port)) as sock:
+        sock.sendall(pack_request(HELLO, HELLO_REQ.pack(1, 1, 0, bytes(16), 0, 0, 4096, 4096, 1), seq=0))
+        check(REP.unpack(sock.recv(REP.size))[7], 0)
+    conn(s)
+
+
+@test(start=False)
+def tells_systemd(s):
+    path = s.base + "/notify"
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind(path)
+    sock.settimeout(10)
+    os.environ["NOTIFY_SOCKET"] = path
+    try:
+        s.start()
+    finally:
+        del os.environ["NOTIFY_SOCKET"]
+    check(sock.recv(100), b"READY=1")
+    s.stop()
+    check(sock.recv(100), b"STOPPING=1")
+
+
+@test
+def counters_on_sigusr1(s):
+    c = conn(s)
+    for _ in range(7):
+        c.call(LOOKUP, b_name(c.root, "nothing"))
+    s.proc.send_signal(signal.SIGUSR1)
+    until(lambda: "stats: lookup requests 7 errors 7" in s.stderr(), 5, "counters")
+
+
+@test(fs="ext4")
+def sigterm_finishes_what_is_in_flight(s):
+    c, idle = conn(s), conn(s)
+    f = c.create(c.root, "f")
+    slow = conn(s, rcvbuf=4096)
+    c.write(f.io, 0, b"x" * (4 << 20))
+    io = slow.open(f.fh, O_READ)
+    read = slow.send(READ, b_read(io, 0, 4 << 20))
+    sh("fsfreeze -f %s" % s.dir)
+    try:
+        tag = c.send(WRITE, b_write(f.io, 0), b"y" * 4096)
+        time.sleep(0.3)
+        proc = s.proc
+        proc.send_signal(signal.SIGTERM)
+        assert idle.ended(3), "an idle connection is not closed"
+        with fails(errno.ECONNREFUSED):
+            socket.create_connection(("127.0.0.1", s.port))
+        time.sleep(0.5)
+        check(proc.poll(), None, "ended before its requests")
+    finally:
+        sh("fsfreeze -u %s" % s.dir)
+    check(c.wait(tag).status, 0)
+    check(len(slow.wait(read).data), 4 << 20)
+    c.close()
+    slow.close()
+    check(proc.wait(10), 0)
+    with open(s.path("f"), "rb") as local:
+        check(local.read(4096), b"y" * 4096)
+
+
+@test(long=True)
+def session_ends_90_seconds_after_its_last_connection(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    c.unlink(c.root, "f")
+    check(c.getattr(f.fh).nlink, 0)
+    c.close()
+    time.sleep(80)
+    c2 = conn(s, session=c.session)
+    check(c2.getattr(f.fh).nlink, 0)
+    c2.close()
+    time.sleep(95)
+    check(Conn(s, hello=False).hello(session=c.session).status, errno.ESTALE)
+    check([t for t in s.fds(s.dir) if "deleted" in t], [])
+
+
+def run_one(name, fn, opts):
+    opts = dict(opts)
+    opts.pop("long", None)
+    s = Server(**dict(opts, start=False))
+    try:
+        if opts.get("start", True):
+            s.start()
+        fn(s)
+        code = s.stop()
+        check(code, 0, "exit of the server")
+        for bad in ("AddressSanitizer", "runtime error", "ThreadSanitizer", "LeakSanitizer"):
+            assert bad not in s.stderr(), "a sanitizer reports"
+    except BaseException:
+        print("# log of the server:")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            s.stop()
+        for line in s.stderr().splitlines()[-60:]:
+            print("#   " + line)
+        raise
+    finally:
+        if s.proc:
+            s.kill()
+        s.clean()
+
+
+def main():
+    args = [a for a in sys.argv[1:] if not a.startswith("-")]
+    verbose, long = "-v" in sys.argv, "-l" in sys.argv
+    if os.geteuid():
+        print("1..0 # SKIP must be root")
+        return 4
+    chosen = [t for t in tests if (not args and (long or not t[2].get("long"))) or t[0] in args]
+    print("TAP version 13")
+    print("1..%d" % len(chosen))
+    failed = 0
+    for number, (name, fn, opts) in enumerate(chosen, 1):
+        start = time.monotonic()
+        try:
+            run_one(name, fn, opts)
+            result = "ok %d %s" % (number, name)
+        except Skip as e:
+            result = "ok %d %s # SKIP %s" % (number, name, e)
+        except Exception:
+            failed += 1
+            for line in traceback.format_exc().splitlines():
+                print("# " + line)
+            result = "not ok %d %s" % (number, name)
+        if verbose:
+            result += " # %.1f s" % (time.monotonic() - start)
+        print(result, flush=True)
+    print("# Totals: pass:%d fail:%d" % (len(chosen) - failed, failed))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
