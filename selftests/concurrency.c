@@ -31,7 +31,7 @@ static void complain(struct shared *s, const char *what)
 
 TEST_F_TIMEOUT(dir, create_unlink, 120)
 {
-	enum { NAMES = 8, ROUNDS = 150 };
+	enum { NAMES = 8, ROUNDS = 80 };
 	struct shared *s = shared_alloc(sizeof(*s));
 	char name[16];
 	struct stat st;
@@ -71,7 +71,7 @@ TEST_F_TIMEOUT(dir, create_unlink, 120)
 
 TEST_F_TIMEOUT(dir, mkdir_rmdir, 120)
 {
-	enum { NAMES = 6, ROUNDS = 120 };
+	enum { NAMES = 6, ROUNDS = 60 };
 	struct shared *s = shared_alloc(sizeof(*s));
 	char name[32];
 	struct stat st;
@@ -167,7 +167,7 @@ TEST_F_TIMEOUT(dir, rename, 120)
 
 TEST_F_TIMEOUT(dir, hard_links, 120)
 {
-	enum { ROUNDS = 150 };
+	enum { ROUNDS = 80 };
 	struct shared *s = shared_alloc(sizeof(*s));
 	struct stat st;
 	char name[32];
@@ -205,7 +205,7 @@ TEST_F_TIMEOUT(dir, hard_links, 120)
 /* Everybody does a bit of everything, on names of their own, in one directory that somebody else lists. */
 TEST_F_TIMEOUT(dir, mixed, 180)
 {
-	enum { ROUNDS = 40 };
+	enum { ROUNDS = 16 };
 	struct shared *s = shared_alloc(sizeof(*s));
 
 	EACH(me) {

@@ -68,11 +68,12 @@ result()
 # check WHAT COMMAND...: ok when the command succeeds.  Its output is in $LAST_OUTPUT, shown when it failed.
 check()
 {
-	local what=$1 status
+	local what=$1 status start=$SECONDS
 	shift
 	"$@" >"$LAST_OUTPUT" 2>&1
 	status=$?
 	result $status "$what"
+	[ $((SECONDS - start)) -lt 3 ] || echo "# that took $((SECONDS - start)) s"
 	if [ $status != 0 ]; then
 		echo "# exit code $status: $*"
 		tail -n 30 "$LAST_OUTPUT" | sed 's/^/# /'
@@ -114,6 +115,12 @@ says()
 equal()
 {
 	if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1: '$3' instead of '$2'"; return 1; fi
+}
+
+# between LOW HIGH NUMBER: a condition for check
+between()
+{
+	[ "$3" -ge "$1" ] && [ "$3" -le "$2" ] || { echo "$3 is not from $1 to $2"; return 1; }
 }
 
 # die WHAT: the test can't go on
@@ -213,8 +220,8 @@ running()
 end_process()
 {
 	local pid=$1 signal=${2:-TERM} p keep=()
-	kill -CONT "$pid" 2>/dev/null
 	kill -"$signal" "$pid" 2>/dev/null
+	[ "$signal" = KILL ] || kill -CONT "$pid" 2>/dev/null
 	if ! wait_for 20 not running_child "$pid"; then
 		kill -KILL "$pid" 2>/dev/null
 	fi
@@ -428,7 +435,7 @@ undo_mounts()
 {
 	local i status=0
 	for ((i = ${#mounts[@]} - 1; i >= 0; i--)); do
-		mountpoint -q "${mounts[i]}" || continue
+		grep -q " ${mounts[i]} " /proc/mounts || continue	# mountpoint(1) would ask a dead server
 		if ! within 60 umount "${mounts[i]}" >"$WFS_OUT/$NAME.umount" 2>&1; then
 			status=1
 			sed 's/^/# /' "$WFS_OUT/$NAME.umount"
