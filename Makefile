@@ -31,6 +31,10 @@ module:
 server:
 	$(MAKE) -C server OUT=../build/server
 
+# The server as its own tests run it.
+server-san:
+	$(MAKE) -C server SAN=1 OUT=../build/server-san
+
 tools: build/tools/mount.wfs
 
 tests:
@@ -70,7 +74,7 @@ deps:
 
 # What a guest runs is built for the guest's kernel, whatever this machine's is.
 guest-build:
-	$(MAKE) $(JOBS) all tests $(if $(filter file,$(origin KDIR)),KDIR=$(cloud_kdir))
+	$(MAKE) $(JOBS) all tests server-san $(if $(filter file,$(origin KDIR)),KDIR=$(cloud_kdir))
 
 check: deps
 	tools/check $(T)
@@ -84,4 +88,4 @@ clean:
 	rm -f wfs.ko wfs.o wfs.mod wfs.mod.[co] modules.order Module.symvers .*.cmd .*.o
 	rm -f kmod/*.o kmod/*.mod kmod/.*.cmd kmod/.*.d
 
-.PHONY: all module server tools tests man install modules_install sparse deps guest-build check demo clean
+.PHONY: all module server server-san tools tests man install modules_install sparse deps guest-build check demo clean
