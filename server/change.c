@@ -2,10 +2,10 @@
 /*
  * change.c - change values of inodes.
  *
- * ctime moves in ticks of milliseconds, so two changes may leave the same ctime.  Changes that go through
- * this server are told apart by a stamp, which is kept beside the ctime that they left.  The table is
- * as small as it is because a stamp matters only while its ctime is the inode's; what it forgets, or never
- * saw, is marked as racy until the tick is over.
+ * ctime moves in ticks of milliseconds, so two changes may leave the same ctime.  Changes that go
+ * through this server are told apart by a stamp, which is kept beside the ctime that they left.
+ * The table is as small as it is because a stamp matters only while its ctime is the inode's; what
+ * it forgets, or never saw, is marked as racy until the tick is over.
  */
 #include <pthread.h>
 #include <sodium.h>
@@ -27,8 +27,8 @@ static pthread_mutex_t locks[LOCKS];		/* each: every LOCKS-th entry */
 static _Atomic uint64_t last_stamp;
 
 /*
- * One is held while an operation changes a directory, so that what it says about before and after is
- * about itself.  Two are taken in the order of their addresses.
+ * One is held while an operation changes a directory, so that what it says about before and after
+ * is about itself.  Two are taken in the order of their addresses.
  */
 static pthread_mutex_t dir_locks[DIR_LOCKS];
 

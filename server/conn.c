@@ -2,9 +2,9 @@
 /*
  * conn.c - a connection: bytes in, requests run, replies out.
  *
- * Everything here runs under the loop's lock, but for what stands between loop_leave() and loop_enter().
- * There the connection may change: others may serve its next requests, or kill it.  It stays in
- * memory as long as it is busy.
+ * Everything here runs under the loop's lock, but for what stands between loop_leave() and
+ * loop_enter().  There the connection may change: others may serve its next requests, or kill it.
+ * It stays in memory as long as it is busy.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -24,9 +24,9 @@
 #define SEND_MAX	(1u << 20)	/* of a file in one call */
 #define SEND_IOVS	16
 
-#define TURN_REQUESTS	32		/* requests, or pieces of payload, before others have their turn */
+#define TURN_REQUESTS	32		/* requests or pieces of payload, before others are served */
 #define TURN_BYTES	(2u << 20)
-#define FLUSH_REPLIES	16		/* replies that are sent together, unless they have as many */
+#define FLUSH_REPLIES	16		/* replies that are sent together */
 #define FLUSH_BYTES	(64u << 10)	/* bytes */
 
 #define OUT_REPLIES	32		/* more than that unsent: no further request is begun */
@@ -317,9 +317,9 @@ static bool send_file(struct worker *w, struct conn *c)
 	if (n == -EAGAIN)
 		return c->writable;
 	/*
-	 * The header has promised bytes that will not come, as the file has become shorter or can't be
-	 * read.  There is no way to say so but to break the connection; the client sends the request again
-	 * and gets what is true then.
+	 * The header has promised bytes that will not come, as the file has become shorter or can't
+	 * be read.  There is no way to say so but to break the connection; the client sends the
+	 * request again and gets what is true then.
 	 */
 	if (n == 0) {
 		log_limited("%s: a file shrank while it was sent, closing", c->peer);
@@ -356,7 +356,9 @@ static bool broken(struct conn *c, const char *what)
 static bool received(struct conn *c, ssize_t n, size_t room)
 {
 	if (n > 0) {
-		/* Less than there was room for: it was all.  But the end comes with no other event. */
+		/*
+		 * Less than there was room for: it was all.  But the end comes with no other event.
+		 */
 		if ((size_t)n < room && !c->eof)
 			c->readable = false;
 		return true;
@@ -474,10 +476,10 @@ static void run(struct worker *w, struct conn *c, int err, const void *data)
 }
 
 /*
- * The payload of a WRITE goes from the socket to the file in pieces the size of the worker's scratch, so that
- * memory does not depend on what clients send.  The frame stays in c->in until the last piece.
- * Pieces end on a page's boundary, lest the file system must read what it is about to overwrite; what is
- * over is kept behind the frame.
+ * The payload of a WRITE goes from the socket to the file in pieces the size of the worker's
+ * scratch, so that memory does not depend on what clients send.  The frame stays in c->in until the
+ * last piece.  Pieces end on a page's boundary, lest the file system must read what it is about to
+ * overwrite; what is over is kept behind the frame.
  */
 static bool write_payload(struct worker *w, struct conn *c)
 {
@@ -493,7 +495,9 @@ static bool write_payload(struct worker *w, struct conn *c)
 	have = MIN(c->in_end - c->in_start - rq->frame_len, c->pay_left);
 	memcpy(w->scratch, c->in + c->in_start + rq->frame_len, have);
 	want = MIN(c->pay_left, SCRATCH_SIZE);
-	/* What is in c->in behind the payload are the next requests; then nothing is received here. */
+	/*
+	 * What is in c->in behind the payload are the next requests; then nothing is received here.
+	 */
 	if (have < c->pay_left)
 		c->in_end = c->in_start + rq->frame_len;
 	while (have < want && c->readable) {
@@ -599,8 +603,8 @@ static bool payload_step(struct worker *w, struct conn *c)
 }
 
 /*
- * May another request be begun?  Not when the client does not take its replies, and not when enough of its
- * requests hang in the file system: each of them has a thread.
+ * May another request be begun?  Not when the client does not take its replies, and not when enough
+ * of its requests hang in the file system: each of them has a thread.
  */
 static bool may_begin(struct conn *c)
 {
@@ -684,8 +688,8 @@ void conn_finish(struct conn *c)
 }
 
 /*
- * All is sent.  Closing a socket with unread input would reset the connection and may take the last replies
- * with it, so read on until the peer has seen our end.
+ * All is sent.  Closing a socket with unread input would reset the connection and may take the last
+ * replies with it, so read on until the peer has seen our end.
  */
 static void linger(struct worker *w, struct conn *c)
 {
@@ -743,7 +747,9 @@ void conn_turn(struct worker *w, struct conn *c)
 		linger(w, c);
 		return;
 	}
-	/* Out of turn; or the loop's runner may have stopped at what this worker was at until now. */
+	/*
+	 * Out of turn; or the loop's runner may have stopped at what this worker was at until now.
+	 */
 	if (step == STEP_DONE || w->loop->runner != w ||
 	    (c->writable && !c->sending && !TAILQ_EMPTY(&c->out)))
 		loop_queue(c);

@@ -2,9 +2,10 @@
 /*
  * cred.c - whose rights a thread acts with.
  *
- * Permissions are the kernel's to judge.  So a thread takes on the caller's file system uid, gid and
- * groups before it touches a file; leaving uid 0 takes the capabilities about files away as well.  It
- * is root again only to open what a handle names, and those who hold a handle were let to it before.
+ * Permissions are the kernel's to judge.  So a thread takes on the caller's file system uid, gid
+ * and groups before it touches a file; leaving uid 0 takes the capabilities about files away as
+ * well.  It is root again only to open what a handle names, and those who hold a handle were let to
+ * it before.
  */
 #include <cap-ng.h>
 #include <errno.h>
@@ -18,8 +19,8 @@
 #include "wfsd.h"
 
 /*
- * The first six are root's ways with files; SETUID and SETGID are for changing over.  SYS_RESOURCE must
- * not be among them: it would lift quotas and use up the blocks reserved for root.
+ * The first six are root's ways with files; SETUID and SETGID are for changing over.  SYS_RESOURCE
+ * must not be among them: it would lift quotas and use up the blocks reserved for root.
  */
 void cred_drop_privileges(void)
 {

@@ -2,8 +2,8 @@
 /*
  * file.c - open files by handle: a bounded cache, so that a read costs no open.
  *
- * What nobody used for some seconds is closed, or the space of a file that was deleted behind our back
- * would never come free.
+ * What nobody used for some seconds is closed, or the space of a file that was deleted behind our
+ * back would never come free.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -128,8 +128,8 @@ struct file *file_insert(const struct wfs_fh *fh, int fd)
  * file_get - the open file that a handle names
  * @cred: of this thread; root's afterwards if the file had to be opened
  *
- * The rights in a handle were granted when it was made, so a file whose descriptor is not at hand is
- * opened again as root: whoever has it open goes on after a chmod and after our restart.
+ * The rights in a handle were granted when it was made, so a file whose descriptor is not at hand
+ * is opened again as root: whoever has it open goes on after a chmod and after our restart.
  *
  * Return: 0 or -errno.
  */

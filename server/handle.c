@@ -2,9 +2,10 @@
 /*
  * handle.c - file handles: the kernel's, with rights, signed.
  *
- * open_by_handle_at() would open any inode of the file system for us, so a handle must be one that this
- * server gave out.  The signature makes sure of that: its key never leaves the server, and each export
- * has its own, so that not even the handles of another export of the same file system are good.
+ * open_by_handle_at() would open any inode of the file system for us, so a handle must be one that
+ * this server gave out.  The signature makes sure of that: its key never leaves the server, and
+ * each export has its own, so that not even the handles of another export of the same file system
+ * are good.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -91,7 +92,9 @@ int handle_check(const struct wfs_fh *fh)
 	sign(&s, mac);
 	if (sodium_memcmp(mac, s.mac, MAC_LEN))
 		return -ESTALE;
-	/* The tail is not signed, but the handle is a key in tables: there must be one form of it. */
+	/*
+	 * The tail is not signed, but the handle is a key in tables: there must be one form of it.
+	 */
 	if (!sodium_is_zero(s.handle + s.bytes, HANDLE_MAX - s.bytes))
 		return -ESTALE;
 	return 0;
@@ -188,8 +191,8 @@ static void export_name(char name[33])
 		die("--export %s: statfs: %s", cfg.export, strerror(errno));
 	if (name_to_handle_at(cfg.root_fd, "", &k.fh, &mount_id, AT_EMPTY_PATH)) {
 		if (errno == EOVERFLOW)
-			die("--export %s: its file system's handles take %u bytes, %zu fit", cfg.export,
-			    k.fh.handle_bytes, HANDLE_MAX);
+			die("--export %s: its file system's handles take %u bytes, %zu fit",
+			    cfg.export, k.fh.handle_bytes, HANDLE_MAX);
 		die("--export %s: its file system has no file handles (name_to_handle_at: %s)",
 		    cfg.export, strerror(errno));
 	}
@@ -211,8 +214,8 @@ static void setup_key(const char *name)
 	if (n == KEY_LEN)
 		return;
 	if (n != -ENOENT)
-		die("%s: %s; without its key all clients' handles are lost, remove it only if there are none",
-		    path, n < 0 ? strerror(-n) : "wrong length");
+		die("%s: %s; without it clients' handles are lost, remove it if there are none", path,
+		    n < 0 ? strerror(-n) : "wrong length");
 	randombytes_buf(key, KEY_LEN);
 	err = write_file(path, key, KEY_LEN);
 	if (err)
@@ -220,9 +223,10 @@ static void setup_key(const char *name)
 }
 
 /*
- * The verifier.  Data that was written and not committed is in the page cache, which is gone when the
- * machine restarts but not when this program does.  So the verifier is made of the boot's id; and of a
- * random number after written data was lost otherwise, which is kept as long as the boot lasts.
+ * The verifier.  Data that was written and not committed is in the page cache, which is gone when
+ * the machine restarts but not when this program does.  So the verifier is made of the boot's id;
+ * and of a random number after written data was lost otherwise, which is kept as long as the boot
+ * lasts.
  */
 struct lost {
 	char		boot_id[36];
@@ -277,7 +281,7 @@ void verifier_changed(void)
 /**
  * handle_setup - make sure that the export has handles, and get its key
  */
-int handle_setup(void)
+void handle_setup(void)
 {
 	char name[33];
 	struct stat st, st2;
@@ -286,6 +290,10 @@ int handle_setup(void)
 	export_name(name);
 	if (mkdir(cfg.state_dir, 0700) && errno != EEXIST)
 		die("--state-dir %s: %s", cfg.state_dir, strerror(errno));
+	/* Workers have another working directory. */
+	cfg.state_dir = realpath(cfg.state_dir, NULL);
+	if (!cfg.state_dir)
+		die("--state-dir: %s", strerror(errno));
 	setup_key(name);
 	setup_verifier(name);
 
@@ -294,11 +302,10 @@ int handle_setup(void)
 		die("--export %s: no handle for it: %s", cfg.export, strerror(-err));
 	fd = handle_open(&cfg.root_fh, O_PATH);
 	if (fd < 0)
-		die("--export %s: its file system's handles can't be opened (open_by_handle_at: %s)%s",
+		die("--export %s: its file handles can't be opened (open_by_handle_at: %s)%s",
 		    cfg.export, strerror(-fd), fd == -EPERM ? "; run as root" : "");
 	if (fstat(fd, &st) || fstat(cfg.root_fd, &st2) || st.st_ino != st2.st_ino ||
 	    st.st_dev != st2.st_dev)
 		die("--export %s: its handle opens something else", cfg.export);
 	close(fd);
-	return 0;
 }

@@ -25,7 +25,9 @@ static void vlog(const char *fmt, va_list ap)
 	if ((size_t)n > sizeof(line) - 2)
 		n = sizeof(line) - 2;
 	line[n++] = '\n';
-	/* One write, so that the lines of several threads do not mix; nobody to tell if it fails. */
+	/*
+	 * One write, so that the lines of several threads do not mix; nobody to tell if it fails.
+	 */
 	if (write(STDERR_FILENO, line, n) < 0)
 		return;
 }

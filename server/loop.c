@@ -20,7 +20,7 @@
 #define TURNS		16		/* of connections between two looks for events */
 #define EVENTS		64
 #define THROTTLE_MS	10
-#define WATCH_NS	2000000		/* a call that lasts for one to two of these costs the lead */
+#define WATCH_NS	2000000		/* a call may last for one to two of these */
 #define WATCH_IDLE	50		/* looks without anything seen until the watchdog sleeps */
 #define STOP_SECONDS	10
 
@@ -31,7 +31,7 @@ static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;	/* these three */
 static TAILQ_HEAD(, worker) idle_workers = TAILQ_HEAD_INITIALIZER(idle_workers);
 static unsigned int nworkers, nidle;
 
-static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;	/* watch_asleep, when it is cleared */
+static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;	/* clearing watch_asleep */
 static pthread_cond_t watch_wake = PTHREAD_COND_INITIALIZER;
 static atomic_bool watch_asleep;
 
@@ -141,7 +141,8 @@ static bool set_runner(struct loop *l)
 }
 
 /*
- * The runner of @l, whose lock is held, is or will be in a call for long: let another thread be the runner.
+ * The runner of @l, whose lock is held, is or will be in a call for long: let another thread be the
+ * runner.
  */
 static bool lend(struct loop *l)
 {
@@ -200,8 +201,9 @@ void loop_enter(struct worker *w)
 }
 
 /*
- * The watchdog looks at the loops every 2 ms: a runner that is in the same call as at the last look has been
- * there for too long.  So the loops need not read the clock.  With nothing going on it sleeps.
+ * The watchdog looks at the loops every 2 ms: a runner that is in the same call as at the last look
+ * has been there for too long.  So the loops need not read the clock.  With nothing going on it
+ * sleeps.
  */
 static void *watchdog_main(void *arg)
 {
@@ -312,7 +314,7 @@ static void check_times(struct loop *l)
 	time_t now = now_seconds();
 	struct conn *c, *next;
 
-	for (c = TAILQ_FIRST(&l->timed); c; c = next) {
+	for (c = now == l->checked ? NULL : TAILQ_FIRST(&l->timed); c; c = next) {
 		next = TAILQ_NEXT(c, timed_link);
 		if (c->deadline > now)
 			continue;
@@ -320,6 +322,7 @@ static void check_times(struct loop *l)
 			log_limited("%s: said no HELLO, closing", c->peer);
 		conn_kill(c);
 	}
+	l->checked = now;
 	while ((c = TAILQ_FIRST(&l->throttled))) {
 		TAILQ_REMOVE(&l->throttled, c, throttled_link);
 		c->throttled = false;
@@ -430,7 +433,10 @@ void loops_start(void)
 	start_thread(janitor_main);
 }
 
-/* The loop with the fewest connections; of several, that on the CPU where this one's packets arrive. */
+/*
+ * The loop with the fewest connections; of several, that on the CPU where this one's packets
+ * arrive.
+ */
 void loops_add_conn(int sock, const char *peer)
 {
 	struct loop *best = NULL;

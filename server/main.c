@@ -248,8 +248,6 @@ static bool accept_all(int listener)
 		int fd = accept4(listener, (void *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 		if (fd < 0) {
-			if (errno == EAGAIN)
-				return true;
 			if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
 			    errno == ENOMEM) {
 				log_limited("accepting no connections for a while: %s",
@@ -257,7 +255,8 @@ static bool accept_all(int listener)
 				file_evict();
 				return false;
 			}
-			continue;	/* that connection is gone already */
+			/* None left; or one that is gone already, then this is called again. */
+			return true;
 		}
 		format_addr((void *)&ss, len, peer, sizeof(peer));
 		if (loops_conns() >= cfg.max_conns) {

@@ -2,10 +2,10 @@
 /*
  * ops.c - the operations.
  *
- * Each runs in a worker without a lock of the loop's.  The pattern is: get the files that the handles
- * name (as root), become the caller, do the system call, tell what it left.  Files are named to the
- * kernel by descriptor; where it wants a path, "N" relative to the working directory does, which is
- * /proc/self/fd in every worker.
+ * Each runs in a worker without a lock of the loop's.  The pattern is: get the files that the
+ * handles name (as root), become the caller, do the system call, tell what it left.  Files are
+ * named to the kernel by descriptor; where it wants a path, "N" relative to the working directory
+ * does, which is /proc/self/fd in every worker.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -327,8 +327,8 @@ static unsigned int open_rights(uint32_t flags)
 }
 
 /*
- * Opens for I/O what an O_PATH fd stands for: files only, a FIFO would wait and a device act.  A client's
- * kernel has to read a program that its caller may execute and not read.
+ * Opens for I/O what an O_PATH fd stands for: files only, a FIFO would wait and a device act.  A
+ * client's kernel has to read a program that its caller may execute and not read.
  */
 static int open_regular(struct cred *cred, int path_fd, uint32_t flags)
 {
@@ -354,8 +354,8 @@ static int open_regular(struct cred *cred, int path_fd, uint32_t flags)
 }
 
 /*
- * A file was opened, and there is a hold on it: make its I/O handle.  Takes over fd.  If the last link
- * went between the open and the hold, whoever removed it did not see the hold; so look again.
+ * A file was opened, and there is a hold on it: make its I/O handle.  Takes over fd.  If the last
+ * link went between the open and the hold, whoever removed it did not see the hold; so look again.
  */
 static int finish_open(struct op_ctx *op, const struct wfs_fh *fh, int fd, struct wfs_fh *io,
 		       struct wfs_attr *attr, bool changed)
@@ -502,7 +502,8 @@ static int read_suspect(struct op_ctx *op, struct file *file)
 	if (!reply_data(op, len))
 		return -ENOMEM;
 	while (done < len) {
-		ssize_t n = pread(file->fd, op->rep->data + done, len - done, op->rq->offset + done);
+		ssize_t n = pread(file->fd, op->rep->data + done, len - done,
+				  op->rq->offset + done);
 
 		if (n < 0)
 			return -errno;
@@ -545,8 +546,9 @@ static int op_read(struct op_ctx *op)
 }
 
 /*
- * WRITE is done in pieces, as its payload arrives: write_open(), write_chunk() for each, write_done().
- * Each piece is written with the caller's credentials, so that the kernel clears setuid and setgid.
+ * WRITE is done in pieces, as its payload arrives: write_open(), write_chunk() for each,
+ * write_done().  Each piece is written with the caller's credentials, so that the kernel clears
+ * setuid and setgid.
  */
 int write_open(struct op_ctx *op, struct file **file)
 {
@@ -564,11 +566,17 @@ int write_open(struct op_ctx *op, struct file **file)
 	return err;
 }
 
-/* Losing what was written, for whatever client: all of them have to send again what they may. */
-static int sync_result(int err)
+/*
+ * Written data may be lost, whosever it was: all clients have to send again what they still have,
+ * since the kernel tells of it only once.
+ */
+static int sync_result(struct op_ctx *op, int err)
 {
-	if (err == -EIO || err == -ENOSPC || err == -EDQUOT)
+	if (err == -EIO || err == -ENOSPC || err == -EDQUOT) {
+		cred_root(op->cred);
+		cred_umask(op->cred, 077);
 		verifier_changed();
+	}
 	return err;
 }
 
@@ -584,7 +592,7 @@ int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t le
 		ssize_t n = pwritev2(file->fd, &iov, 1, pos, dsync ? RWF_DSYNC : 0);
 
 		if (n < 0)
-			return dsync ? sync_result(-errno) : -errno;
+			return dsync ? sync_result(op, -errno) : -errno;
 		if (!n)
 			return -EIO;
 		buf = (const char *)buf + n;
@@ -602,13 +610,14 @@ int write_done(struct op_ctx *op, struct file *file, bool sync)
 	/* First, so that what is lost from here on shows in the next verifier. */
 	rep->verifier = htole64(verifier_get());
 	if (sync && fdatasync(file->fd))
-		return sync_result(-errno);
+		return sync_result(op, -errno);
 	op->rep->body_len = sizeof(*rep);
 	return reply_changed(file->fd, &rep->attr);
 }
 
-static int sync_file(struct file *file, bool datasync)
+static int sync_file(struct op_ctx *op, struct file *file)
 {
+	bool datasync = op->rq->flags & WFS_COMMIT_DATASYNC;
 	int fd = file->fd, err;
 	struct statx stx;
 
@@ -624,7 +633,7 @@ static int sync_file(struct file *file, bool datasync)
 	err = (datasync ? fdatasync(fd) : fsync(fd)) ? -errno : 0;
 	if (fd != file->fd)
 		close(fd);
-	return sync_result(err);
+	return sync_result(op, err);
 }
 
 static int op_commit(struct op_ctx *op)
@@ -638,7 +647,7 @@ static int op_commit(struct op_ctx *op)
 		return err;
 	rep->verifier = htole64(verifier_get());
 	cred_root(op->cred);
-	err = sync_file(file, op->rq->flags & WFS_COMMIT_DATASYNC);
+	err = sync_file(op, file);
 	if (!err)
 		err = reply_attr(file->fd, &rep->attr);
 	op->rep->body_len = sizeof(*rep);
@@ -724,8 +733,8 @@ out_file:
 }
 
 /*
- * A link of the inode at @fd is gone.  If it was the last one: keep the inode for those who hold it, and
- * close what only the cache had open.  Takes over fd.
+ * A link of the inode at @fd is gone.  If it was the last one: keep the inode for those who hold
+ * it, and close what only the cache had open.  Takes over fd.
  */
 static void link_removed(struct op_ctx *op, int fd)
 {
@@ -744,6 +753,18 @@ static void link_removed(struct op_ctx *op, int fd)
 	close(fd);
 }
 
+/*
+ * Opens what a name that is to go stands for, so that it can be kept for those who have it open; -1
+ * if there is nothing that could be kept.  Without descriptors or memory the name may not go.
+ */
+static int open_victim(int dirfd, const char *name, int *fd)
+{
+	*fd = open_in(dirfd, name, O_PATH);
+	if (*fd >= 0)
+		return 0;
+	return *fd == -EMFILE || *fd == -ENFILE || *fd == -ENOMEM ? *fd : 0;
+}
+
 /* UNLINK, RMDIR */
 static int op_unlink(struct op_ctx *op)
 {
@@ -756,10 +777,9 @@ static int op_unlink(struct op_ctx *op)
 	if (err)
 		return err;
 	change_lock_dirs(&rq->fh, NULL);
-	err = reply_pre(dir->fd, &rep->dir);
+	err = reply_pre(dir->fd, &rep->dir) ?: open_victim(dir->fd, rq->name, &victim);
 	if (err)
 		goto out;
-	victim = open_in(dir->fd, rq->name, O_PATH);
 	if (unlinkat(dir->fd, rq->name, rq->op == WFS_OP_RMDIR ? AT_REMOVEDIR : 0))
 		err = -errno;
 	else
@@ -791,10 +811,10 @@ static int op_rename(struct op_ctx *op)
 
 	change_lock_dirs(&rq->fh, &rq->fh2);
 	err = reply_pre(from->fd, &rep->old_dir) ?: reply_pre(to->fd, &rep->new_dir);
+	if (!err && !rq->flags)
+		err = open_victim(to->fd, rq->name2, &victim);
 	if (err)
 		goto out;
-	if (!rq->flags)
-		victim = open_in(to->fd, rq->name2, O_PATH);
 	if (renameat2(from->fd, rq->name, to->fd, rq->name2, rq->flags))
 		err = -errno;
 	else

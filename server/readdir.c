@@ -2,9 +2,9 @@
 /*
  * readdir.c - READDIR.
  *
- * A descriptor's position is its state, so a request has a descriptor of its own.  Going to a position
- * is what some file systems do slowly; so a descriptor is kept for a while under the position that it
- * has reached, where the next request of a client that reads on will find it.
+ * A descriptor's position is its state, so a request has a descriptor of its own.  Going to a
+ * position is what some file systems do slowly; so a descriptor is kept for a while under the
+ * position that it has reached, where the next request of a client that reads on will find it.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -145,9 +145,9 @@ static char *put_entry(int dirfd, const struct dirent64 *d, bool plus, char *to)
 }
 
 /*
- * How much to take from the kernel so that it fits into @room for sure, for what it returned can't be
- * given back: an entry has at least 24 bytes there and grows by less than that on the wire, or by
- * a wfs_entry more.  LARGEST is what the kernel may need for one entry.
+ * How much to take from the kernel so that it fits into @room for sure, for what it returned can't
+ * be given back: an entry has at least 24 bytes there and grows by less than that on the wire, or
+ * by a wfs_entry more.  LARGEST is what the kernel may need for one entry.
  */
 #define LARGEST		(offsetof(struct dirent64, d_name) + WFS_NAME_MAX + 1 + 8)
 

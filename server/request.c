@@ -2,10 +2,10 @@
 /*
  * request.c - the request parser: the one place that checks what a client sent.
  *
- * No I/O and no state: bytes in, struct request out.  There are two kinds of wrong.  What breaks the
- * framing or a limit of the protocol gives -EPROTO, and the connection is closed: nothing that
- * follows can be trusted.  A request whose frame is right but which asks for something impossible gives
- * another errno, which is its reply.
+ * No I/O and no state: bytes in, struct request out.  There are two kinds of wrong.  What breaks
+ * the framing or a limit of the protocol gives -EPROTO, and the connection is closed: nothing that
+ * follows can be trusted.  A request whose frame is right but which asks for something impossible
+ * gives another errno, which is its reply.
  */
 #include <errno.h>
 #include <string.h>
@@ -394,7 +394,7 @@ int request_body(const void *frame, const struct limits *lim, struct request *rq
 	switch (rq->op) {
 	case WFS_OP_HELLO:
 		memcpy(&rq->hello, p, sizeof(rq->hello));
-		break;
+		return 0;
 	case WFS_OP_ROOT:
 		break;
 	case WFS_OP_LOOKUP:

@@ -2,10 +2,10 @@
 /*
  * session.c - sessions, and what they hold open.
  *
- * A session is the connections of one mount.  It outlives the last of them for a while, so that a client
- * whose network broke comes back to it.  A hold says that a session has an inode open.  Reading and
- * writing need no hold, the I/O handle says it all; but when the last link of an inode goes, those who
- * have it open keep it, by a descriptor that is pinned to their holds.
+ * A session is the connections of one mount.  It outlives the last of them for a while, so that a
+ * client whose network broke comes back to it.  A hold says that a session has an inode open.
+ * Reading and writing need no hold, the I/O handle says it all; but when the last link of an inode
+ * goes, those who have it open keep it, by a descriptor that is pinned to their holds.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,8 +24,11 @@
 #define SHARDS			64		/* powers of 2 */
 #define BUCKETS			256
 
-static pthread_mutex_t sessions_lock = PTHREAD_MUTEX_INITIALIZER;	/* both of these */
-static LIST_HEAD(, session) sessions = LIST_HEAD_INITIALIZER(sessions);
+LIST_HEAD(session_list, session);
+
+static pthread_mutex_t sessions_lock = PTHREAD_MUTEX_INITIALIZER;	/* these three */
+static struct session_list sessions = LIST_HEAD_INITIALIZER(sessions);
+static struct session_list ended = LIST_HEAD_INITIALIZER(ended);	/* to be freed */
 static unsigned int nsessions;
 
 /* That @session has @fh open, @count times. */
@@ -165,7 +168,7 @@ void hold_pin(const struct wfs_fh *fh, int fd)
 	if (!is_held(&key, true))
 		return;
 	if (atomic_load(&npins) >= cfg.max_pins) {
-		log_limited("too many deleted files are open, one is lost to those who have it open");
+		log_limited("too many deleted files are open, one is lost");
 		return;
 	}
 	rw = open_file_of(fd, O_RDWR);
@@ -173,7 +176,7 @@ void hold_pin(const struct wfs_fh *fh, int fd)
 		rw = open_file_of(fd, O_RDONLY);
 	file = rw < 0 ? NULL : malloc(sizeof(*file));
 	if (!file) {
-		log_limited("a deleted file is lost to those who have it open: %s", strerror(errno));
+		log_limited("an open file that was deleted is lost: %s", strerror(errno));
 		return;
 	}
 	*file = (struct file){ .fh = key, .fd = rw, .refs = 1 };
@@ -238,11 +241,36 @@ static void free_session(struct session *s)
 	free(s);
 }
 
+/* Under sessions_lock. */
+static void end_session(struct session *s)
+{
+	LIST_REMOVE(s, list);
+	LIST_INSERT_HEAD(&ended, s, list);
+	nsessions--;
+}
+
+/*
+ * Under sessions_lock.  There is no room: a session whose client may come back makes room for one
+ * that is here.
+ */
+static bool end_oldest(void)
+{
+	struct session *s, *oldest = NULL;
+
+	LIST_FOREACH(s, &sessions, list)
+		if (!s->users && (!oldest || s->expires < oldest->expires))
+			oldest = s;
+	if (oldest)
+		end_session(oldest);
+	return oldest;
+}
+
+/* Under sessions_lock. */
 static struct session *new_session(void)
 {
 	struct session *s;
 
-	if (nsessions >= SESSIONS_MAX)
+	if (nsessions >= SESSIONS_MAX && !end_oldest())
 		return NULL;
 	s = calloc(1, sizeof(*s));
 	if (!s)
@@ -258,7 +286,8 @@ static struct session *new_session(void)
 /**
  * session_join - a connection says HELLO
  * @id: all zero for a new session
- * @conn: the connection's index; a connection that has it already is broken without knowing, and is shut
+ * @conn: the connection's index; a connection that has it already is broken without knowing,
+ *	and is shut
  * @sock: the connection's
  *
  * Return: 0, -ESTALE when there is no such session, -ENFILE when there are too many.
@@ -308,23 +337,21 @@ void session_put(struct session *s)
 
 void session_expire(time_t now)
 {
-	LIST_HEAD(, session) gone = LIST_HEAD_INITIALIZER(gone);
 	struct session *s, *next;
 
 	pthread_mutex_lock(&sessions_lock);
 	for (s = LIST_FIRST(&sessions); s; s = next) {
 		next = LIST_NEXT(s, list);
-		if (s->users || s->expires > now)
-			continue;
+		if (!s->users && s->expires <= now)
+			end_session(s);
+	}
+	while ((s = LIST_FIRST(&ended))) {
 		LIST_REMOVE(s, list);
-		nsessions--;
-		LIST_INSERT_HEAD(&gone, s, list);
+		pthread_mutex_unlock(&sessions_lock);
+		free_session(s);
+		pthread_mutex_lock(&sessions_lock);
 	}
 	pthread_mutex_unlock(&sessions_lock);
-	while ((s = LIST_FIRST(&gone))) {
-		LIST_REMOVE(s, list);
-		free_session(s);
-	}
 }
 
 unsigned int session_count(void)

@@ -20,11 +20,11 @@ static const char *const op_names[WFS_OP__COUNT] = {
 
 void stats_dump(void)
 {
-	log_msg("stats: connections %u accepted %lu rejected %lu sessions %u files %u", loops_conns(),
-		stats.accepted, stats.rejected, session_count(), file_cached());
-	log_msg("stats: bytes_read %lu bytes_written %lu held_output %lu lends %lu lends_failed %lu",
-		stats.bytes_read, stats.bytes_written, stats.out_bytes, stats.lends,
-		stats.lend_failed);
+	log_msg("stats: connections %u accepted %lu rejected %lu sessions %u files %u",
+		loops_conns(), stats.accepted, stats.rejected, session_count(), file_cached());
+	log_msg("stats: bytes_read %lu bytes_written %lu held_output %lu", stats.bytes_read,
+		stats.bytes_written, stats.out_bytes);
+	log_msg("stats: lends %lu failed %lu", stats.lends, stats.lend_failed);
 	for (unsigned int op = 1; op < WFS_OP__COUNT; op++)
 		if (stats.requests[op])
 			log_msg("stats: %s requests %lu errors %lu", op_names[op],

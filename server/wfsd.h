@@ -46,7 +46,7 @@ struct config {
 	uid_t		anon_uid;
 	gid_t		anon_gid;
 	unsigned int	threads;
-	int		root_fd;	/* the export's root, O_RDONLY: open_by_handle_at wants it so */
+	int		root_fd;	/* the export, O_RDONLY for open_by_handle_at() */
 	struct wfs_fh	root_fh;
 	int		proc_fd;	/* /proc/self/fd, every worker's working directory */
 	unsigned int	max_conns;	/* these three are shares of RLIMIT_NOFILE */
@@ -96,7 +96,7 @@ struct request {
 	uint32_t	ngroups;
 
 	uint32_t	flags;		/* of the operation */
-	uint32_t	count;		/* READ, READDIR, GETXATTR, LISTXATTR: most data; ACCESS: mask */
+	uint32_t	count;		/* READ, READDIR, *XATTR: most data; ACCESS: mask */
 	uint64_t	offset;		/* READ, WRITE; READDIR: cookie */
 	uint32_t	mode;
 	uint32_t	umask;
@@ -123,8 +123,8 @@ int request_body(const void *frame, const struct limits *lim, struct request *rq
 #define FH_READ		1
 #define FH_WRITE	2
 
-/* All of these return 0 or a negative errno. */
-int handle_setup(void);
+void handle_setup(void);
+/* These return 0 or a negative errno. */
 int handle_from_fd(int fd, unsigned int rights, struct wfs_fh *fh);
 int handle_check(const struct wfs_fh *fh);		/* -ESTALE unless this server made it */
 int handle_open(const struct wfs_fh *fh, int flags);	/* as root; a file descriptor */
@@ -136,9 +136,7 @@ void verifier_changed(void);		/* written data was lost: clients must send it aga
 
 /* ---- cred.c ---- */
 
-/**
- * struct cred - what the kernel holds for this thread, so that equal credentials cost no system call
- */
+/* What the kernel holds for this thread, so that equal credentials cost no system call. */
 struct cred {
 	uid_t		uid;
 	gid_t		gid;
@@ -180,7 +178,7 @@ struct file *file_ref(struct file *file);
 void file_put(struct file *file);
 void file_forget(const struct wfs_fh *fh);	/* whatever its rights */
 void file_expire(time_t before);
-bool file_evict(void);				/* frees a few descriptors when there are none left */
+bool file_evict(void);			/* frees a few descriptors when there are none left */
 unsigned int file_cached(void);
 
 /* ---- session.c ---- */
@@ -247,7 +245,7 @@ struct op_ctx {
 };
 
 int op_run(struct op_ctx *op);
-bool op_slow(const struct request *rq);		/* better not run in the thread that serves the loop */
+bool op_slow(const struct request *rq);		/* known to take long */
 int write_open(struct op_ctx *op, struct file **file);
 int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos,
 		bool dsync);
@@ -282,7 +280,8 @@ extern const struct mover *const mover;
 
 /**
  * struct chunk - a piece of a connection's output
- * @buf, @data: the bytes are in @buf, or in @data which is freed with the chunk, or in @file at @pos
+ * @buf, @data: the bytes are in @buf, or in @data which is freed with the chunk, or in @file at
+ *	@pos
  * @start, @end: what is to be sent yet of buf or data
  * @left: what is to be sent yet of @file
  * @replies: that end in this chunk
@@ -381,8 +380,8 @@ struct worker {
  * struct loop - an event loop: a monitor that one thread at a time, its runner, keeps going
  *
  * The lock is held whenever the loop or one of its connections is touched, and released around
- * operations, the calls that move data from files, and epoll_wait.  When the runner does not come back
- * from a call the watchdog makes another thread the runner; the first one finishes its request
+ * operations, the calls that move data from files, and epoll_wait.  When the runner does not come
+ * back from a call the watchdog makes another thread the runner; the first one finishes its request
  * when it can, under the lock again, and leaves.
  */
 struct loop {
@@ -396,7 +395,8 @@ struct loop {
 	bool			stopping;
 	bool			ended;
 	unsigned int		nconns;
-	unsigned long		seen;		/* the watchdog's: value of @calls at its last look */
+	unsigned long		seen;		/* by the watchdog: @calls at its last look */
+	time_t			checked;	/* when deadlines were looked at last */
 	TAILQ_HEAD(, conn)	runq;		/* have something to do */
 	TAILQ_HEAD(, conn)	throttled;	/* wait for their session's requests to end */
 	TAILQ_HEAD(, conn)	timed;		/* have a deadline */
