@@ -434,6 +434,7 @@ struct wfs_write_rep {
 };
 
 #define WFS_COMMIT_DATASYNC	0x1
+#define WFS_COMMIT_ALL		0x2	/* the whole export, as syncfs(2); @fh is the root's or any other */
 
 struct wfs_commit_req {
 	struct wfs_fh	fh;		/* a file's I/O handle, or the handle of a file or directory */

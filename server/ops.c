@@ -647,7 +647,10 @@ static int op_commit(struct op_ctx *op)
 		return err;
 	rep->verifier = htole64(verifier_get());
 	cred_root(op->cred);
-	err = sync_file(op, file);
+	if (op->rq->flags & WFS_COMMIT_ALL)
+		err = syncfs(cfg.root_fd) ? -errno : 0;
+	else
+		err = sync_file(op, file);
 	if (!err)
 		err = reply_attr(file->fd, &rep->attr);
 	op->rep->body_len = sizeof(*rep);

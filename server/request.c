@@ -423,7 +423,7 @@ int request_body(const void *frame, const struct limits *lim, struct request *rq
 			err = -EINVAL;
 		break;
 	case WFS_OP_COMMIT:
-		err = parse_fh_flags(p, WFS_COMMIT_DATASYNC, &rq->flags, rq);
+		err = parse_fh_flags(p, WFS_COMMIT_DATASYNC | WFS_COMMIT_ALL, &rq->flags, rq);
 		break;
 	case WFS_OP_CREATE:
 	case WFS_OP_MKDIR:
