@@ -24,14 +24,16 @@
 #define WFS_RETRY_MAX		(2 * HZ)
 #define WFS_INFLIGHT		256			/* slots to ask for */
 
-static struct workqueue_struct *wfs_io_wq;	/* bound: io_work */
-struct workqueue_struct *wfs_wq;		/* unbound: what may sleep for long */
+struct workqueue_struct *wfs_io_wq;	/* bound: io_work and what else is short */
+struct workqueue_struct *wfs_dio_wq;	/* unbound: what waits for replies */
+static struct workqueue_struct *wfs_wq;	/* unbound: recovery, which nothing that waits for a reply may delay */
 
 int wfs_conn_init_module(void)
 {
 	wfs_io_wq = alloc_workqueue("wfs_io", WQ_MEM_RECLAIM | WQ_HIGHPRI, 0);
-	wfs_wq = alloc_workqueue("wfs", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	if (wfs_io_wq && wfs_wq)
+	wfs_dio_wq = alloc_workqueue("wfs_dio", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	wfs_wq = alloc_workqueue("wfs", WQ_MEM_RECLAIM | WQ_UNBOUND, WQ_MAX_ACTIVE);
+	if (wfs_io_wq && wfs_dio_wq && wfs_wq)
 		return 0;
 	wfs_conn_exit_module();
 	return -ENOMEM;
@@ -41,6 +43,8 @@ void wfs_conn_exit_module(void)
 {
 	if (wfs_io_wq)
 		destroy_workqueue(wfs_io_wq);
+	if (wfs_dio_wq)
+		destroy_workqueue(wfs_dio_wq);
 	if (wfs_wq)
 		destroy_workqueue(wfs_wq);
 }
@@ -65,8 +69,10 @@ static void wfs_conn_set_state(struct wfs_conn *conn, enum wfs_conn_state state)
 	if (conn->state == state)
 		return;
 	trace_wfs_conn_state(conn, conn->state, state, conn->error);
-	if (conn->state == WFS_CONN_READY)
+	if (conn->state == WFS_CONN_READY) {
 		atomic_dec(&conn->sess->ready);
+		conn->down_since = jiffies;
+	}
 	if (state == WFS_CONN_READY)
 		atomic_inc(&conn->sess->ready);
 	WRITE_ONCE(conn->state, state);
@@ -124,6 +130,8 @@ static void wfs_conn_end_done(struct wfs_conn *conn)
 
 	spin_lock_bh(&conn->lock);
 	list_splice_init(&conn->done, &ended);
+	if (!list_empty(&ended))
+		conn->fruitless = 0;
 	list_for_each_entry(req, &ended, link)
 		wfs_conn_free_slot(conn, req);
 	spin_unlock_bh(&conn->lock);
@@ -252,7 +260,7 @@ static bool wfs_conn_has_work(struct wfs_conn *conn)
 	bool work;
 
 	spin_lock_bh(&conn->lock);
-	work = wfs_conn_can_send(conn) || !list_empty(&conn->done);
+	work = wfs_conn_can_send(conn) || !list_empty(&conn->done) || READ_ONCE(conn->sending);
 	spin_unlock_bh(&conn->lock);
 	return work;
 }
@@ -260,6 +268,17 @@ static bool wfs_conn_has_work(struct wfs_conn *conn)
 static void wfs_conn_kick(struct wfs_conn *conn)
 {
 	queue_work_on(conn->cpu, wfs_io_wq, &conn->io_work);
+}
+
+/* Is there no point in waiting for @conn, which is not ready? */
+static bool wfs_conn_hopeless(struct wfs_conn *conn)
+{
+	struct wfs_session *sess = conn->sess;
+
+	if (conn->state == WFS_CONN_CLOSED || READ_ONCE(sess->forced))
+		return true;
+	/* umount waits for timeo in all, not for each request */
+	return READ_ONCE(sess->umounting) && time_after(jiffies, conn->down_since + wfs_timeo(sess));
 }
 
 /**
@@ -273,7 +292,6 @@ static void wfs_conn_kick(struct wfs_conn *conn)
  */
 void wfs_conn_submit(struct wfs_conn *conn, struct wfs_req *req)
 {
-	struct wfs_session *sess = conn->sess;
 	enum wfs_conn_state state;
 
 	refcount_inc(&req->ref);
@@ -284,7 +302,7 @@ void wfs_conn_submit(struct wfs_conn *conn, struct wfs_req *req)
 
 	spin_lock_bh(&conn->lock);
 	state = conn->state;
-	if (state == WFS_CONN_CLOSED || (state != WFS_CONN_READY && READ_ONCE(sess->forced))) {
+	if (state != WFS_CONN_READY && wfs_conn_hopeless(conn)) {
 		spin_unlock_bh(&conn->lock);
 		req->error = -EIO;
 		wfs_req_end(req);
@@ -320,6 +338,9 @@ static int wfs_recv_hdr(struct wfs_conn *conn)
 		return -EPROTO;
 	spin_lock_bh(&conn->lock);
 	req = conn->slots[slot].req;
+	/* on a list: it is to be sent again on this connection, and may be given up until it is */
+	if (req && !list_empty(&req->link))
+		req = NULL;
 	spin_unlock_bh(&conn->lock);
 	if (!req || le32_to_cpu(hdr->seq) != req->seq || test_bit(WFS_REQ_REPLIED, &req->flags))
 		return -EPROTO;
@@ -734,6 +755,7 @@ static int wfs_conn_connect(struct wfs_conn *conn)
 			kfree(conn->slots);
 			bitmap_free(conn->slot_map);
 			conn->slots = NULL;
+			conn->slot_map = NULL;
 			err = -ENOMEM;
 		}
 	}
@@ -746,10 +768,15 @@ static int wfs_conn_connect(struct wfs_conn *conn)
 	return err;
 }
 
-static void wfs_recover_work(struct work_struct *work)
+static unsigned long wfs_retry_delay(unsigned int failures)
 {
-	struct wfs_conn *conn = container_of(to_delayed_work(work), struct wfs_conn, recover_work);
+	return min(WFS_RETRY_MIN << min(failures, 8u), WFS_RETRY_MAX);
+}
+
+static void wfs_recover(struct wfs_conn *conn)
+{
 	struct wfs_session *sess = conn->sess;
+	enum wfs_conn_state state;
 	unsigned long delay = 0;
 	int err;
 
@@ -759,10 +786,16 @@ static void wfs_recover_work(struct work_struct *work)
 	wfs_conn_teardown(conn);
 
 	spin_lock_bh(&conn->lock);
-	if (conn->state != WFS_CONN_CLOSED)
+	/* one that breaks again before it brought any reply is no reason to hurry */
+	if (conn->state == WFS_CONN_BROKEN && conn->fruitless++)
+		wfs_conn_set_state(conn, WFS_CONN_WAITING);
+	else if (conn->state != WFS_CONN_CLOSED)
 		wfs_conn_set_state(conn, WFS_CONN_CONNECTING);
+	state = conn->state;
 	spin_unlock_bh(&conn->lock);
-	if (conn->state == WFS_CONN_CLOSED)
+	if (state == WFS_CONN_WAITING)
+		queue_delayed_work(wfs_wq, &conn->recover_work, wfs_retry_delay(conn->fruitless));
+	if (state != WFS_CONN_CONNECTING)
 		return;
 
 	err = wfs_conn_connect(conn);
@@ -776,7 +809,8 @@ static void wfs_recover_work(struct work_struct *work)
 	if (conn->state == WFS_CONN_CLOSED) {
 		/* closed meanwhile: recover_work is queued again and tears down */
 	} else if (err) {
-		delay = min(WFS_RETRY_MIN << min(conn->attempts, 8u), WFS_RETRY_MAX);
+		/* a failure that a new session cures is no reason to wait, once */
+		delay = err == -ESTALE && !conn->attempts ? 1 : wfs_retry_delay(conn->attempts);
 		conn->attempts++;
 		wfs_conn_set_state(conn, WFS_CONN_WAITING);
 	} else {
@@ -784,6 +818,7 @@ static void wfs_recover_work(struct work_struct *work)
 			pr_info_ratelimited("wfs: %s: connection %u stands again\n", sess->opt.source,
 					    conn->index);
 		conn->attempts = 0;
+		conn->abort = false;
 		conn->progress = jiffies;
 		conn->stats.connects++;
 		WRITE_ONCE(sess->forced, false);
@@ -793,13 +828,21 @@ static void wfs_recover_work(struct work_struct *work)
 	wake_up_all(&sess->wait);
 
 	if (delay) {
-		/* a failure that a new session cures is no reason to wait */
-		queue_delayed_work(wfs_wq, &conn->recover_work, err == -ESTALE ? 0 : delay);
+		queue_delayed_work(wfs_wq, &conn->recover_work, delay);
 	} else if (!err) {
 		if (conn->sock->sk->sk_state != TCP_ESTABLISHED)
 			wfs_conn_break(conn, -ECONNRESET);
 		wfs_conn_kick(conn);
 	}
+}
+
+static void wfs_recover_work(struct work_struct *work)
+{
+	/* writeback may wait for this */
+	unsigned int nofs = memalloc_nofs_save();
+
+	wfs_recover(container_of(to_delayed_work(work), struct wfs_conn, recover_work));
+	memalloc_nofs_restore(nofs);
 }
 
 /**
@@ -882,7 +925,8 @@ void wfs_conn_abort(struct wfs_conn *conn)
 
 	spin_lock_bh(&conn->lock);
 	ready = conn->state == WFS_CONN_READY;
-	if (ready) {
+	if (ready || conn->state == WFS_CONN_BROKEN) {
+		/* recovery ends what is in slots */
 		conn->abort = true;
 	} else {
 		wfs_conn_expire(conn, &conn->pending, true, &ended);
@@ -894,8 +938,32 @@ void wfs_conn_abort(struct wfs_conn *conn)
 		wfs_conn_break(conn, -EIO);
 }
 
-/* Close for good: what is queued fails, then nothing of the connection is left. */
-void wfs_conn_destroy(struct wfs_conn *conn)
+/**
+ * wfs_conn_move_pending - give requests that wait for a connection to one that stands
+ * @from: a connection
+ * @to: another one, which is ready
+ */
+void wfs_conn_move_pending(struct wfs_conn *from, struct wfs_conn *to)
+{
+	struct wfs_req *req;
+	LIST_HEAD(moved);
+
+	spin_lock_bh(&from->lock);
+	if (from->state != WFS_CONN_READY)
+		list_splice_init(&from->pending, &moved);
+	spin_unlock_bh(&from->lock);
+	if (list_empty(&moved))
+		return;
+	list_for_each_entry(req, &moved, link)
+		req->conn = to;
+	spin_lock_bh(&to->lock);
+	list_splice_tail(&moved, &to->pending);
+	spin_unlock_bh(&to->lock);
+	wfs_conn_kick(to);
+}
+
+/* Close for good: what is queued fails.  Does not wait. */
+void wfs_conn_close(struct wfs_conn *conn)
 {
 	spin_lock_bh(&conn->lock);
 	wfs_conn_set_state(conn, WFS_CONN_CLOSED);
@@ -908,6 +976,11 @@ void wfs_conn_destroy(struct wfs_conn *conn)
 	mutex_unlock(&conn->sock_mutex);
 
 	mod_delayed_work(wfs_wq, &conn->recover_work, 0);
+}
+
+/* Free a connection after wfs_conn_close(). */
+void wfs_conn_destroy(struct wfs_conn *conn)
+{
 	flush_delayed_work(&conn->recover_work);
 	cancel_delayed_work_sync(&conn->recover_work);
 	disable_work_sync(&conn->io_work);

@@ -101,6 +101,7 @@ static int wfs_d_revalidate(WFS_D_REVALIDATE_ARGS struct dentry *dentry, unsigne
 {
 	struct dentry *parent;
 	struct inode *inode, *dir, *now = NULL;
+	struct name_snapshot name;
 	unsigned long gen;
 	int err, valid;
 
@@ -141,7 +142,10 @@ static int wfs_d_revalidate(WFS_D_REVALIDATE_ARGS struct dentry *dentry, unsigne
 	/* who wants the name for itself does not want to hear that it was there a while ago */
 	if (READ_ONCE(dentry->d_time) == gen && !(flags & (LOOKUP_EXCL | LOOKUP_REVAL)))
 		goto out;
-	err = wfs_lookup_entry(dir->i_sb, &WFS_I(dir)->fh, &dentry->d_name, &now);
+	/* a rename may change it meanwhile */
+	take_dentry_name_snapshot(&name, dentry);
+	err = wfs_lookup_entry(dir->i_sb, &WFS_I(dir)->fh, &name.name, &now);
+	release_dentry_name_snapshot(&name);
 	if (err && err != -ENOENT && err != -ESTALE) {
 		valid = err;
 		goto out;
@@ -195,8 +199,8 @@ static struct wfs_req *wfs_make_req(struct inode *dir, struct dentry *dentry, u8
 	return req;
 }
 
-/* Send a request that makes a name, and take over what it made. */
-static int wfs_make(struct inode *dir, struct dentry *dentry, struct wfs_req *req)
+/* Send a request that makes a name, and take over what it made, which is to be of type @type. */
+static int wfs_make(struct inode *dir, struct dentry *dentry, struct wfs_req *req, umode_t type)
 {
 	const struct wfs_make_rep *rep = (const void *)req->rep;
 	struct inode *inode;
@@ -212,6 +216,10 @@ static int wfs_make(struct inode *dir, struct dentry *dentry, struct wfs_req *re
 	if (err)
 		goto out;
 	inode = wfs_iget_entry(dir->i_sb, &rep->entry, req->start);
+	if (!IS_ERR(inode) && (inode->i_mode & S_IFMT) != type) {
+		iput(inode);
+		inode = ERR_PTR(-EIO);
+	}
 	err = PTR_ERR_OR_ZERO(inode);
 	if (!err)
 		err = wfs_dentry_made(dir, dentry, inode);
@@ -224,7 +232,7 @@ static int wfs_mkdir(struct mnt_idmap *idmap, struct inode *dir, struct dentry *
 {
 	struct wfs_req *req = wfs_make_req(dir, dentry, WFS_OP_MKDIR, mode & 07777, 0, 0);
 
-	return req ? wfs_make(dir, dentry, req) : -ENOMEM;
+	return req ? wfs_make(dir, dentry, req, S_IFDIR) : -ENOMEM;
 }
 
 static int wfs_mknod(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode,
@@ -238,7 +246,7 @@ static int wfs_mknod(struct mnt_idmap *idmap, struct inode *dir, struct dentry *
 	body = req->body;
 	body->rdev_major = cpu_to_le32(MAJOR(rdev));
 	body->rdev_minor = cpu_to_le32(MINOR(rdev));
-	return wfs_make(dir, dentry, req);
+	return wfs_make(dir, dentry, req, mode & S_IFMT);
 }
 
 static int wfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode,
@@ -259,7 +267,7 @@ static int wfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry
 	if (!req)
 		return -ENOMEM;
 	memcpy(req->body + sizeof(struct wfs_create_req) + dentry->d_name.len, target, len);
-	return wfs_make(dir, dentry, req);
+	return wfs_make(dir, dentry, req, S_IFLNK);
 }
 
 static int wfs_link(struct dentry *old, struct inode *dir, struct dentry *dentry)
@@ -444,9 +452,15 @@ static int wfs_atomic_open(struct inode *dir, struct dentry *dentry, struct file
 	if (err)
 		goto out_close;
 	inode = wfs_iget_entry(dir->i_sb, &rep->entry, req->start);
+	if (!IS_ERR(inode) && !S_ISREG(inode->i_mode)) {
+		iput(inode);
+		inode = ERR_PTR(-EIO);
+	}
 	err = PTR_ERR_OR_ZERO(inode);
-	if (err)
+	if (err) {
+		d_drop(dentry);
 		goto out_close;
+	}
 	err = wfs_dentry_made(dir, dentry, inode);
 	if (err)
 		goto out_close;

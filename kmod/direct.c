@@ -11,6 +11,18 @@
 #include "internal.h"
 
 /**
+ * enum wfs_dio_pages - what keeps the pages of a direct I/O
+ * @WFS_DIO_BORROWED: the caller, who therefore has to wait: memory of the kernel's own
+ * @WFS_DIO_PINNED: a pin: a user's memory
+ * @WFS_DIO_REFERENCED: a reference: pages that the kernel gathered, as splice(2) does
+ */
+enum wfs_dio_pages {
+	WFS_DIO_BORROWED,
+	WFS_DIO_PINNED,
+	WFS_DIO_REFERENCED,
+};
+
+/**
  * struct wfs_dio - one direct read or write
  * @lock: protects @inode, @end, @error, @unpin
  * @inode: the file; NULL when the caller was killed and nobody keeps the inode
@@ -21,13 +33,13 @@
  * @end: bytes from @pos on that were moved without a gap
  * @error: what stopped it at @end, negative errno or 0
  * @write: a write
- * @pinned: pages are pinned
+ * @pages: how the pages are kept
  * @unpin: requests whose pages have to be marked dirty where that may sleep
  * @done: all requests have ended
  * @work: finishes an asynchronous one where that may sleep
  */
 struct wfs_dio {
-	spinlock_t		lock;
+	spinlock_t		lock;	/* see above */
 	struct inode		*inode;
 	struct kiocb		*iocb;
 	refcount_t		ref;
@@ -36,21 +48,25 @@ struct wfs_dio {
 	size_t			end;
 	int			error;
 	bool			write;
-	bool			pinned;
+	enum wfs_dio_pages	pages;
 	struct list_head	unpin;
 	struct completion	done;
 	struct work_struct	work;
 };
 
-static void wfs_dio_unpin(struct wfs_req *req, bool dirty)
+/* Let the pages of a request go. */
+static void wfs_dio_unpin(struct wfs_dio *dio, struct wfs_req *req, bool dirty)
 {
 	unsigned int i;
 
 	for (i = 0; i < req->nr_bvec; i++) {
 		const struct bio_vec *bv = &req->bvec[i];
+		unsigned int n = DIV_ROUND_UP(bv->bv_offset + bv->bv_len, PAGE_SIZE);
 
-		unpin_user_page_range_dirty_lock(bv->bv_page,
-						 DIV_ROUND_UP(bv->bv_offset + bv->bv_len, PAGE_SIZE), dirty);
+		if (dio->pages == WFS_DIO_PINNED)
+			unpin_user_page_range_dirty_lock(bv->bv_page, n, dirty);
+		else if (dio->pages == WFS_DIO_REFERENCED)
+			folio_put_refs(page_folio(bv->bv_page), n);
 	}
 }
 
@@ -61,7 +77,7 @@ static void wfs_dio_unpin_rest(struct wfs_dio *dio)
 
 	list_for_each_entry_safe(req, next, &dio->unpin, link) {
 		list_del_init(&req->link);
-		wfs_dio_unpin(req, true);
+		wfs_dio_unpin(dio, req, true);
 		wfs_req_put(req);
 	}
 }
@@ -75,7 +91,7 @@ static void wfs_dio_put(struct wfs_dio *dio)
 	/* there are some only when the caller was killed: then nobody looks at what was read */
 	list_for_each_entry_safe(req, next, &dio->unpin, link) {
 		list_del_init(&req->link);
-		wfs_dio_unpin(req, false);
+		wfs_dio_unpin(dio, req, false);
 		wfs_req_put(req);
 	}
 	kfree(dio);
@@ -143,7 +159,7 @@ static void wfs_dio_dec(struct wfs_dio *dio)
 	if (!list_empty(&dio->unpin) ||
 	    (dio->write && (dio->inode->i_mapping->nrpages || iocb_is_dsync(dio->iocb)))) {
 		INIT_WORK(&dio->work, wfs_dio_work);
-		queue_work(wfs_wq, &dio->work);
+		queue_work(wfs_dio_wq, &dio->work);
 	} else {
 		wfs_dio_complete_async(dio);
 	}
@@ -165,14 +181,13 @@ static void wfs_dio_req_done(struct wfs_req *req)
 	}
 	if (!req->error && dio->write && dio->inode)
 		wfs_wrote(dio->inode, req);
-	if (dio->pinned && !dio->write && !wfs_dio_all_dirty(req)) {
+	if (dio->pages == WFS_DIO_PINNED && !dio->write && !wfs_dio_all_dirty(req)) {
 		refcount_inc(&req->ref);
 		list_add_tail(&req->link, &dio->unpin);
 		spin_unlock(&dio->lock);
 	} else {
 		spin_unlock(&dio->lock);
-		if (dio->pinned)
-			wfs_dio_unpin(req, false);
+		wfs_dio_unpin(dio, req, false);
 	}
 	wfs_dio_dec(dio);
 }
@@ -203,8 +218,12 @@ static int wfs_dio_fill(struct wfs_dio *dio, struct wfs_req *req, struct iov_ite
 				last->bv_len += len;
 			else
 				bvec_set_page(&req->bvec[req->nr_bvec++], pages[i], len, offset);
-			if (dio->pinned && !dio->write)
+			if (dio->pages == WFS_DIO_PINNED && !dio->write)
 				set_page_dirty_lock(pages[i]);
+			if (dio->pages == WFS_DIO_REFERENCED)
+				get_page(pages[i]);
+			if (!sendpage_ok(pages[i]))
+				req->splice = false;
 			left -= len;
 			offset = 0;
 		}
@@ -258,6 +277,19 @@ static int wfs_dio_submit(struct wfs_dio *dio, struct wfs_file *wf, struct iov_i
 	return err;
 }
 
+/* Does @iter consist of pages that a reference keeps?  Memory of slab and the like is not. */
+static bool wfs_dio_has_pages(const struct iov_iter *iter)
+{
+	unsigned long i;
+
+	if (!iov_iter_is_bvec(iter))
+		return false;
+	for (i = 0; i < iter->nr_segs; i++)
+		if (!sendpage_ok(iter->bvec[i].bv_page))
+			return false;
+	return true;
+}
+
 /**
  * wfs_dio_run - move @iter's data
  * @iocb: the caller's
@@ -274,6 +306,7 @@ static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
 	struct wfs_dio *dio = kzalloc(sizeof(*dio), GFP_KERNEL);
+	int killed = 0;
 	ssize_t ret;
 
 	sync |= is_sync_kiocb(iocb);
@@ -291,7 +324,10 @@ static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write
 	dio->pos = iocb->ki_pos;
 	dio->end = iov_iter_count(iter);
 	dio->write = write;
-	dio->pinned = iov_iter_extract_will_pin(iter);
+	if (iov_iter_extract_will_pin(iter))
+		dio->pages = WFS_DIO_PINNED;
+	else if (wfs_dio_has_pages(iter))
+		dio->pages = WFS_DIO_REFERENCED;
 	INIT_LIST_HEAD(&dio->unpin);
 	init_completion(&dio->done);
 
@@ -300,7 +336,11 @@ static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write
 	if (!sync)
 		return -EIOCBQUEUED;
 
-	if (wait_for_completion_killable(&dio->done)) {
+	if (dio->pages == WFS_DIO_BORROWED)
+		wait_for_completion(&dio->done);
+	else
+		killed = wait_for_completion_killable(&dio->done);
+	if (killed) {
 		/* the requests live on without us and the inode */
 		spin_lock(&dio->lock);
 		dio->inode = NULL;

@@ -14,6 +14,7 @@ static void wfs_inode_once(void *p)
 	inode_init_once(&wi->inode);
 	spin_lock_init(&wi->lock);
 	mutex_init(&wi->commit_mutex);
+	mutex_init(&wi->inval_mutex);
 }
 
 int wfs_inode_init(void)
@@ -118,8 +119,12 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 		inode_set_mtime_to_ts(inode, attr->mtime);
 		inode_set_ctime_to_ts(inode, attr->ctime);
 	}
-	if ((!ours || !S_ISREG(inode->i_mode)) && !busy && i_size_read(inode) != attr->size)
+	if ((!ours || !S_ISREG(inode->i_mode)) && !busy && i_size_read(inode) != attr->size) {
+		/* what is cached behind the end must not show when the file grows again */
+		if (attr->size < i_size_read(inode) && inode->i_mapping->nrpages)
+			set_bit(WFS_INO_STALE_DATA, &wi->flags);
 		i_size_write(inode, attr->size);
+	}
 
 	changed = wi->change != attr->change ||
 		  (wi->racy && (from == WFS_ATTR_OPENED || S_ISDIR(inode->i_mode)));
@@ -334,6 +339,14 @@ int wfs_settle(struct inode *inode)
 	return err;
 }
 
+/* Is what the page cache holds not to be read? */
+bool wfs_data_stale(struct inode *inode)
+{
+	struct wfs_inode *wi = WFS_I(inode);
+
+	return test_bit(WFS_INO_STALE_DATA, &wi->flags) || test_bit(WFS_INO_DROPPING, &wi->flags);
+}
+
 /**
  * wfs_revalidate_mapping - make sure that the page cache is as fresh as the attributes have to be
  * @inode: a regular file
@@ -346,13 +359,23 @@ int wfs_revalidate_mapping(struct inode *inode)
 	int err;
 
 	err = wfs_revalidate(inode, false);
-	if (err || !test_and_clear_bit(WFS_INO_STALE_DATA, &wi->flags))
+	if (err || !wfs_data_stale(inode))
 		return err;
-	err = wfs_flush(inode);
-	if (!err)
-		err = invalidate_inode_pages2(inode->i_mapping);
+	/* who comes while another one drops it must not read what is still there */
+	err = mutex_lock_killable(&wi->inval_mutex);
 	if (err)
-		set_bit(WFS_INO_STALE_DATA, &wi->flags);
+		return err;
+	set_bit(WFS_INO_DROPPING, &wi->flags);
+	smp_mb__after_atomic();	/* DROPPING is seen by whoever does not see STALE_DATA any more */
+	if (test_and_clear_bit(WFS_INO_STALE_DATA, &wi->flags)) {
+		err = wfs_flush(inode);
+		if (!err)
+			err = invalidate_inode_pages2(inode->i_mapping);
+		if (err)
+			set_bit(WFS_INO_STALE_DATA, &wi->flags);
+	}
+	clear_bit(WFS_INO_DROPPING, &wi->flags);
+	mutex_unlock(&wi->inval_mutex);
 	/* busy: somebody writes to it through a mapping just now; what is shared so is not coherent anyway */
 	return err == -EBUSY ? 0 : err;
 }

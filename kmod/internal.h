@@ -4,7 +4,7 @@
  *
  * Lock order, outermost first:
  *
- *	inode->i_rwsem > mapping->invalidate_lock > folio lock > wfs_session.hello_mutex >
+ *	inode->i_rwsem > wfs_inode.inval_mutex, wfs_inode.commit_mutex > mapping->invalidate_lock > folio lock > wfs_session.hello_mutex >
  *	wfs_conn.send_mutex > socket lock > wfs_conn.lock, wfs_inode.lock
  */
 #ifndef _WFS_INTERNAL_H
@@ -34,7 +34,6 @@
 #include "wfs_proto.h"
 
 struct wfs_conn;
-struct writeback_control;
 struct wfs_req;
 struct wfs_session;
 
@@ -284,6 +283,8 @@ struct wfs_conn_stats {
  * @error: why the last connection ended or could not be made, negative errno
  * @peer_versions: wfs_rep_hdr.info of a HELLO that was refused
  * @attempts: failed attempts to connect since the last success
+ * @fruitless: times that the connection broke since it last brought a reply
+ * @down_since: jiffies when it ceased to be ready
  * @abort: fail what is queued instead of sending it again, once
  * @send_mutex: held by who sends; protects @sending
  * @sending: the request that is partly sent, or NULL
@@ -318,6 +319,8 @@ struct wfs_conn {
 	int			error;
 	u64			peer_versions;
 	unsigned int		attempts;
+	unsigned int		fruitless;
+	unsigned long		down_since;
 	bool			abort;
 
 	struct mutex		send_mutex;
@@ -338,11 +341,14 @@ void wfs_conn_exit_module(void);
 struct wfs_conn *wfs_conn_create(struct wfs_session *sess, unsigned int index, int cpu);
 void wfs_conn_start(struct wfs_conn *conn);
 void wfs_conn_abort(struct wfs_conn *conn);
+void wfs_conn_move_pending(struct wfs_conn *from, struct wfs_conn *to);
+void wfs_conn_close(struct wfs_conn *conn);
 void wfs_conn_destroy(struct wfs_conn *conn);
 void wfs_conn_submit(struct wfs_conn *conn, struct wfs_req *req);
 void wfs_conn_check_timeout(struct wfs_conn *conn);
 const char *wfs_conn_state_name(enum wfs_conn_state state);
-extern struct workqueue_struct *wfs_wq;
+extern struct workqueue_struct *wfs_io_wq;
+extern struct workqueue_struct *wfs_dio_wq;
 
 /* ---- session.c: the connections of one mount ---- */
 
@@ -396,7 +402,10 @@ struct wfs_op_stats {
  * @umounting: every request is soft from now on
  * @forced: umount -f: requests fail while there is no connection; ends with the next one
  * @stats: requests and errors by operation
+ * @root_fh: handle of the directory that the mount starts at
+ * @wrote: data was written that no sync(2) covers yet
  * @debugfs: the mount's directory
+ * @rcu: to free it
  */
 struct wfs_session {
 	struct wfs_options	opt;
@@ -419,7 +428,10 @@ struct wfs_session {
 	bool			umounting;
 	bool			forced;
 	struct wfs_op_stats __percpu *stats;
+	struct wfs_fh		root_fh;
+	bool			wrote;
 	struct dentry		*debugfs;
+	struct rcu_head		rcu;
 };
 
 struct wfs_session *wfs_session_create(struct wfs_options *opt, struct fs_context *fc);
@@ -454,7 +466,8 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
 #define WFS_INO_STALE_ATTR	1	/* the attributes may be older than the file */
 #define WFS_INO_LOST_DATA	2	/* data that was not committed is gone: the server machine restarted */
 #define WFS_INO_UNCOMMITTED	3	/* @verifier is that of data not committed yet */
-#define WFS_INO_UNSETTLED	5	/* written to since the attributes were asked for */
+#define WFS_INO_UNSETTLED	4	/* written to since the attributes were asked for */
+#define WFS_INO_DROPPING	5	/* the page cache is being dropped: wait for inval_mutex */
 
 /**
  * struct wfs_inode - an inode
@@ -475,6 +488,7 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @access_cred, @access_time, @access_mask: what the server said that this user may do (squashed root)
  * @dir_gen: directories: a dentry whose d_time differs has to be looked up again
  * @commit_mutex: one COMMIT at a time
+ * @inval_mutex: held while the page cache is dropped
  */
 struct wfs_inode {
 	struct inode		inode;
@@ -498,6 +512,7 @@ struct wfs_inode {
 
 	unsigned long		dir_gen;
 	struct mutex		commit_mutex;
+	struct mutex		inval_mutex;
 };
 
 static inline struct wfs_inode *WFS_I(const struct inode *inode)
@@ -530,6 +545,7 @@ int wfs_revalidate(struct inode *inode, bool force);
 int wfs_revalidate_mapping(struct inode *inode);
 int wfs_settle(struct inode *inode);
 bool wfs_is_dirty(struct inode *inode);
+bool wfs_data_stale(struct inode *inode);
 int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask,
 		unsigned int flags);
 int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr);
@@ -590,7 +606,7 @@ struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_file *wf
 extern const struct address_space_operations wfs_aops;
 int wfs_flush(struct inode *inode);
 int wfs_commit(struct inode *inode, bool datasync);
-int wfs_write_inode(struct inode *inode, struct writeback_control *wbc);
+int wfs_sync_fs(struct super_block *sb, int wait);
 void wfs_wrote(struct inode *inode, struct wfs_req *req);
 struct wfs_req *wfs_write_req(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred,
 			      u64 pos, gfp_t gfp);

@@ -18,7 +18,7 @@ static DEFINE_IDA(wfs_session_ids);
 /* The connection for a request of this CPU: its own, else any that is ready. */
 static struct wfs_conn *wfs_pick_conn(struct wfs_session *sess)
 {
-	unsigned int nr = READ_ONCE(sess->nr_conns);
+	unsigned int nr = sess->nr_conns;
 	unsigned int own = raw_smp_processor_id() % nr;
 	unsigned int i;
 
@@ -43,11 +43,16 @@ void wfs_submit(struct wfs_req *req)
 static void wfs_timeout_work(struct work_struct *work)
 {
 	struct wfs_session *sess = container_of(to_delayed_work(work), struct wfs_session, timeout_work);
+	struct wfs_conn *ready;
 	unsigned int i;
 
-	for (i = 0; i < sess->nr_conns; i++)
+	for (i = 0; i < sess->nr_conns; i++) {
 		wfs_conn_check_timeout(sess->conns[i]);
-	queue_delayed_work(wfs_wq, &sess->timeout_work, clamp(wfs_timeo(sess) / 8, 1ul, (unsigned long)HZ));
+		ready = wfs_pick_conn(sess);
+		if (READ_ONCE(ready->state) == WFS_CONN_READY && ready != sess->conns[i])
+			wfs_conn_move_pending(sess->conns[i], ready);
+	}
+	queue_delayed_work(wfs_io_wq, &sess->timeout_work, clamp(wfs_timeo(sess) / 8, 1ul, (unsigned long)HZ));
 }
 
 /* Say why the first connection could not be made. */
@@ -84,7 +89,7 @@ static int wfs_session_explain(struct wfs_session *sess, struct fs_context *fc)
 	default:
 		errorf(fc, "wfs: can't connect to %pISpc: error %d", addr, err);
 	}
-	return err;
+	return err ?: -EIO;
 }
 
 static bool wfs_conn_tried(struct wfs_conn *conn)
@@ -151,11 +156,11 @@ struct wfs_session *wfs_session_create(struct wfs_options *opt, struct fs_contex
 			goto err;
 		}
 		sess->conns[i] = conn;
-		smp_store_release(&sess->nr_conns, i + 1);
+		sess->nr_conns = i + 1;
 		wfs_conn_start(conn);
 	}
 	sess->opt.conns = want;
-	queue_delayed_work(wfs_wq, &sess->timeout_work, 1);
+	queue_delayed_work(wfs_io_wq, &sess->timeout_work, 1);
 	wfs_debugfs_add(sess);
 	return sess;
 err:
@@ -211,6 +216,9 @@ void wfs_session_destroy(struct wfs_session *sess)
 	if (sess->umounting)
 		wait_event_timeout(sess->wait, wfs_session_idle(sess), WFS_DRAIN);
 	cancel_delayed_work_sync(&sess->timeout_work);
+	/* all at once: one may hold up another */
+	for (i = 0; i < sess->nr_conns; i++)
+		wfs_conn_close(sess->conns[i]);
 	for (i = 0; i < sess->nr_conns; i++)
 		wfs_conn_destroy(sess->conns[i]);
 	if (sess->id != UINT_MAX)
@@ -219,5 +227,6 @@ void wfs_session_destroy(struct wfs_session *sess)
 	put_net(sess->net);
 	kfree(sess->opt.source);
 	kfree(sess->opt.path);
-	kfree(sess);
+	/* a path walk under RCU may still look at the options */
+	kfree_rcu(sess, rcu);
 }

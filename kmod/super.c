@@ -230,8 +230,8 @@ static void wfs_umount_begin(struct super_block *sb)
 static const struct super_operations wfs_super_ops = {
 	.alloc_inode	= wfs_alloc_inode,
 	.free_inode	= wfs_free_inode,
-	.write_inode	= wfs_write_inode,
 	.evict_inode	= wfs_evict_inode,
+	.sync_fs	= wfs_sync_fs,
 	.statfs		= wfs_statfs,
 	.show_options	= wfs_show_options,
 	.umount_begin	= wfs_umount_begin,
@@ -318,6 +318,7 @@ static int wfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	root = wfs_root(sb, fc);
 	if (IS_ERR(root))
 		return PTR_ERR(root);
+	sess->root_fh = WFS_I(root)->fh;
 	sb->s_root = d_make_root(root);
 	return sb->s_root ? 0 : -ENOMEM;
 }

@@ -73,10 +73,22 @@ static int wfs_write_begin(struct file *file, struct address_space *mapping, lof
 	int err;
 
 again:
-	folio = __filemap_get_folio(mapping, pos >> PAGE_SHIFT, FGP_WRITEBEGIN | fgf_set_order(len),
+	folio = __filemap_get_folio(mapping, pos >> PAGE_SHIFT,
+				    FGP_CREAT | FGP_WRITE | FGP_STABLE | FGP_FOR_MMAP | fgf_set_order(len),
 				    mapping_gfp_mask(mapping));
 	if (IS_ERR(folio))
 		return PTR_ERR(folio);
+	/* its lock may belong to a READ that waits for the server */
+	err = folio_lock_killable(folio);
+	if (err) {
+		folio_put(folio);
+		return err;
+	}
+	if (folio->mapping != mapping) {
+		folio_unlock(folio);
+		folio_put(folio);
+		goto again;
+	}
 	from = offset_in_folio(folio, pos);
 	to = min_t(size_t, from + len, folio_size(folio));
 	if (folio_test_uptodate(folio) || (!from && to == folio_size(folio)))
@@ -141,7 +153,7 @@ vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf)
 	sb_start_pagefault(inode->i_sb);
 	if (folio_lock_killable(folio)) {
 		sb_end_pagefault(inode->i_sb);
-		return VM_FAULT_RETRY;
+		return VM_FAULT_NOPAGE;
 	}
 	if (folio->mapping != inode->i_mapping || pos >= i_size_read(inode)) {
 		folio_unlock(folio);
@@ -149,7 +161,11 @@ vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf)
 		return VM_FAULT_NOPAGE;
 	}
 	from = offset_in_folio(folio, pos);
-	wfs_set_dirty(folio, from, from + PAGE_SIZE);
+	/* a folio of this size is mapped, and made writable, as a whole */
+	if (folio_test_pmd_mappable(folio))
+		wfs_set_dirty(folio, 0, folio_size(folio));
+	else
+		wfs_set_dirty(folio, from, from + PAGE_SIZE);
 	sb_end_pagefault(inode->i_sb);
 	return VM_FAULT_LOCKED;
 }
@@ -200,8 +216,7 @@ void wfs_wrote(struct inode *inode, struct wfs_req *req)
 	spin_unlock(&wi->lock);
 	set_bit(WFS_INO_UNSETTLED, &wi->flags);
 	wfs_update_attr_wire(inode, &rep->attr, req->start, WFS_ATTR_WROTE);
-	/* sync(2) and umount commit it */
-	mark_inode_dirty_sync(inode);
+	WRITE_ONCE(wfs_sess(inode->i_sb)->wrote, true);
 }
 
 static void wfs_writeback_done(struct wfs_req *req)
@@ -209,10 +224,13 @@ static void wfs_writeback_done(struct wfs_req *req)
 	struct address_space *mapping = req->private;
 	unsigned int i;
 
-	if (req->error)
+	if (req->error) {
 		mapping_set_error(mapping, req->error);
-	else
+		/* the file is not what is cached of it */
+		set_bit(WFS_INO_STALE_DATA, &WFS_I(mapping->host)->flags);
+	} else {
 		wfs_wrote(mapping->host, req);
+	}
 	/* the last folio lets the inode go */
 	for (i = 0; i < req->nr_bvec; i++)
 		folio_end_writeback(page_folio(req->bvec[i].bv_page));
@@ -422,15 +440,35 @@ out:
 	return err;
 }
 
-/* The flusher, sync(2), umount: data that was written back is to be committed too. */
-int wfs_write_inode(struct inode *inode, struct writeback_control *wbc)
+/**
+ * wfs_sync_fs - sync(2), syncfs(2), umount: bring all that was written to stable storage
+ * @sb: the mount
+ * @wait: 0 for a first round that only starts writeback
+ *
+ * One request for all files, those that are not cached any more among them.
+ */
+int wfs_sync_fs(struct super_block *sb, int wait)
 {
-	if (!test_bit(WFS_INO_UNCOMMITTED, &WFS_I(inode)->flags))
+	struct wfs_session *sess = wfs_sess(sb);
+	struct wfs_commit_req *body;
+	struct wfs_req *req;
+	int err;
+
+	if (!wait || !READ_ONCE(sess->wrote))
 		return 0;
-	if (wbc->sync_mode == WB_SYNC_ALL)
-		return wfs_commit(inode, true);
-	mark_inode_dirty_sync(inode);
-	return 0;
+	req = wfs_req_alloc(sess, WFS_OP_COMMIT, current_cred(), sizeof(*body), GFP_KERNEL);
+	if (!req)
+		return -ENOMEM;
+	body = req->body;
+	/* umount has no dentries left when it comes here */
+	body->fh = sess->root_fh;
+	body->flags = cpu_to_le32(WFS_COMMIT_ALL);
+	WRITE_ONCE(sess->wrote, false);
+	err = wfs_req_call(req);
+	if (err)
+		WRITE_ONCE(sess->wrote, true);
+	wfs_req_put(req);
+	return err;
 }
 
 const struct address_space_operations wfs_aops = {
