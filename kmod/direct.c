@@ -359,6 +359,14 @@ static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write
 	return ret;
 }
 
+/* Have no unwritten data before direct I/O; killable. */
+static int wfs_dio_flush(struct kiocb *iocb, struct inode *inode)
+{
+	if (!wfs_is_dirty(inode))
+		return 0;
+	return iocb->ki_flags & IOCB_NOWAIT ? -EAGAIN : wfs_flush(inode);
+}
+
 /**
  * wfs_direct_read - read into the caller's pages
  * @iocb: the caller's
@@ -375,13 +383,9 @@ ssize_t wfs_direct_read(struct kiocb *iocb, struct iov_iter *iter)
 		return 0;
 	iov_iter_truncate(iter, inode->i_sb->s_maxbytes - iocb->ki_pos);
 	/* all of it: where the file ends on the server depends on unwritten data anywhere behind */
-	if (wfs_is_dirty(inode)) {
-		if (iocb->ki_flags & IOCB_NOWAIT)
-			return -EAGAIN;
-		ret = wfs_flush(inode);
-		if (ret)
-			return ret;
-	}
+	ret = wfs_dio_flush(iocb, inode);
+	if (ret)
+		return ret;
 	inode_dio_begin(inode);
 	return wfs_dio_run(iocb, iter, false, false);
 }
@@ -424,7 +428,7 @@ again:
 		goto again;
 	}
 	if (inode->i_mapping->nrpages) {
-		ret = kiocb_invalidate_pages(iocb, iov_iter_count(iter));
+		ret = wfs_dio_flush(iocb, inode) ?: kiocb_invalidate_pages(iocb, iov_iter_count(iter));
 		if (ret == -EBUSY)
 			ret = 0;
 		if (ret)

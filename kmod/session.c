@@ -65,7 +65,7 @@ static int wfs_session_explain(struct wfs_session *sess, struct fs_context *fc)
 
 	switch (err) {
 	case -ECONNREFUSED:
-		errorf(fc, "wfs: nothing listens at %pISpc (option port=)", addr);
+		errorf(fc, "wfs: connection refused: nothing listens at %pISpc (option port=)", addr);
 		break;
 	case -ETIMEDOUT:
 		errorf(fc, "wfs: no answer from %pISpc within %u.%u s (option timeo=)", addr,
