@@ -114,6 +114,7 @@ static ssize_t wfs_dio_finish(struct wfs_dio *dio, struct inode *inode)
 	struct address_space *mapping = inode->i_mapping;
 
 	if (dio->write) {
+		set_bit(WFS_INO_UNSETTLED, &WFS_I(inode)->flags);
 		/* what was read into the page cache meanwhile may be old */
 		if (dio->end && mapping->nrpages)
 			invalidate_inode_pages2_range(mapping, dio->pos >> PAGE_SHIFT,

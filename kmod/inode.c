@@ -44,6 +44,8 @@ struct inode *wfs_alloc_inode(struct super_block *sb)
 	wi->attr_timeo = 0;
 	wi->attr_start = 0;
 	wi->writers = 0;
+	wi->wb_inflight = 0;
+	wi->wb_overlap = false;
 	wi->write_io.len = 0;
 	wi->write_cred = NULL;
 	wi->access_cred = NULL;
@@ -484,6 +486,8 @@ int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *at
 		err = wfs_flush(inode);
 		if (err == -EINTR)
 			return err;
+		/* the reply will tell what there is after it */
+		clear_bit(WFS_INO_UNSETTLED, &wi->flags);
 	}
 
 	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_SETATTR, current_cred(), sizeof(*body), GFP_KERNEL);
@@ -516,6 +520,8 @@ int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *at
 			wfs_set_size(inode, attr->ia_size);
 		err = wfs_update_attr_wire(inode, (struct wfs_attr *)req->rep, req->start, WFS_ATTR_OURS);
 	}
+	if (err && S_ISREG(inode->i_mode))
+		set_bit(WFS_INO_UNSETTLED, &wi->flags);
 	wfs_end_write(inode);
 	wfs_req_put(req);
 	return err;

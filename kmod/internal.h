@@ -481,6 +481,8 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @attr_timeo: jiffies that they stay valid
  * @attr_start: replies of requests that were submitted before (ktime_get_ns()) say nothing new
  * @writers: tasks that change data or size just now
+ * @wb_inflight: WRITEs of writeback that have no reply yet
+ * @wb_overlap: there was more than one of them at a time
  * @btime: birth time, tv_nsec -1 when the export has none
  * @write_io: I/O handle with the right to write, for writeback; len 0 when there was none
  * @write_cred: who got it
@@ -502,6 +504,8 @@ struct wfs_inode {
 	unsigned long		attr_timeo;
 	u64			attr_start;
 	unsigned int		writers;
+	unsigned int		wb_inflight;
+	bool			wb_overlap;
 	struct timespec64	btime;
 	struct wfs_fh		write_io;
 	const struct cred	*write_cred;

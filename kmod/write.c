@@ -214,7 +214,6 @@ void wfs_wrote(struct inode *inode, struct wfs_req *req)
 	else if (wi->verifier != verifier)
 		set_bit(WFS_INO_LOST_DATA, &wi->flags);
 	spin_unlock(&wi->lock);
-	set_bit(WFS_INO_UNSETTLED, &wi->flags);
 	wfs_update_attr_wire(inode, &rep->attr, req->start, WFS_ATTR_WROTE);
 	WRITE_ONCE(wfs_sess(inode->i_sb)->wrote, true);
 }
@@ -222,15 +221,23 @@ void wfs_wrote(struct inode *inode, struct wfs_req *req)
 static void wfs_writeback_done(struct wfs_req *req)
 {
 	struct address_space *mapping = req->private;
+	struct wfs_inode *wi = WFS_I(mapping->host);
 	unsigned int i;
 
 	if (req->error) {
 		mapping_set_error(mapping, req->error);
 		/* the file is not what is cached of it */
-		set_bit(WFS_INO_STALE_DATA, &WFS_I(mapping->host)->flags);
+		set_bit(WFS_INO_STALE_DATA, &wi->flags);
 	} else {
 		wfs_wrote(mapping->host, req);
 	}
+	spin_lock(&wi->lock);
+	/* of WRITEs that ran side by side nobody knows whose reply tells the last change */
+	if (wi->wb_overlap)
+		set_bit(WFS_INO_UNSETTLED, &wi->flags);
+	if (!--wi->wb_inflight)
+		wi->wb_overlap = false;
+	spin_unlock(&wi->lock);
 	/* the last folio lets the inode go */
 	for (i = 0; i < req->nr_bvec; i++)
 		folio_end_writeback(page_folio(req->bvec[i].bv_page));
@@ -238,8 +245,17 @@ static void wfs_writeback_done(struct wfs_req *req)
 
 static void wfs_writeback_submit(struct wfs_req *req)
 {
+	struct address_space *mapping;
+	struct wfs_inode *wi;
+
 	if (!req)
 		return;
+	mapping = req->private;
+	wi = WFS_I(mapping->host);
+	spin_lock(&wi->lock);
+	if (wi->wb_inflight++)
+		wi->wb_overlap = true;
+	spin_unlock(&wi->lock);
 	iov_iter_bvec(&req->src, ITER_SOURCE, req->bvec, req->nr_bvec, req->len);
 	req->complete = wfs_writeback_done;
 	wfs_submit(req);
