@@ -648,7 +648,7 @@ static int op_commit(struct op_ctx *op)
 	rep->verifier = htole64(verifier_get());
 	cred_root(op->cred);
 	if (op->rq->flags & WFS_COMMIT_ALL)
-		err = syncfs(cfg.root_fd) ? -errno : 0;
+		err = sync_result(op, syncfs(cfg.root_fd) ? -errno : 0);
 	else
 		err = sync_file(op, file);
 	if (!err)
