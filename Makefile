@@ -31,8 +31,8 @@ module:
 server:
 	$(MAKE) -C server OUT=../build/server
 
-# The server as its own tests run it.
-server-san:
+# Server and mount.wfs as their own tests run them.
+san: build/tools-san/mount.wfs
 	$(MAKE) -C server SAN=1 OUT=../build/server-san
 
 tools: build/tools/mount.wfs
@@ -45,6 +45,11 @@ man: $(MAN)
 build/tools/%: tools/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -std=gnu11 -Wall -Wextra -D_GNU_SOURCE $(LDFLAGS) -o $@ $<
+
+build/tools-san/%: tools/%.c
+	@mkdir -p $(@D)
+	$(CC) -g -O1 -std=gnu11 -Wall -Wextra -D_GNU_SOURCE -fsanitize=address,undefined \
+		-fno-sanitize-recover=undefined -o $@ $<
 
 build/man/%: Documentation/%.rst
 	@mkdir -p $(@D)
@@ -74,7 +79,7 @@ deps:
 
 # What a guest runs is built for the guest's kernel, whatever this machine's is.
 guest-build:
-	$(MAKE) $(JOBS) all tests server-san $(if $(filter file,$(origin KDIR)),KDIR=$(cloud_kdir))
+	$(MAKE) $(JOBS) all tests san $(if $(filter file,$(origin KDIR)),KDIR=$(cloud_kdir))
 
 check: deps
 	tools/check $(T)
@@ -88,4 +93,4 @@ clean:
 	rm -f wfs.ko wfs.o wfs.mod wfs.mod.[co] modules.order Module.symvers .*.cmd .*.o
 	rm -f kmod/*.o kmod/*.mod kmod/.*.cmd kmod/.*.d
 
-.PHONY: all module server server-san tools tests man install modules_install sparse deps guest-build check demo clean
+.PHONY: all module server san tools tests man install modules_install sparse deps guest-build check demo clean
