@@ -316,7 +316,8 @@ start_server_again()
 	need ss
 	[ -x "$WFSD" ] || die "$WFSD is not there"
 	server_log=$WFS_OUT/$NAME.wfsd.$((++server_logs)).log
-	"$WFSD" "${SERVER_ARGS[@]}" 2>"$server_log" &
+	# without our directory and descriptors, which may be on the mount
+	(cd / && exec "$WFSD" "${SERVER_ARGS[@]}" 2>"$server_log" 8>&- 9>&-) &
 	WFS_SERVER_PID=$!
 	export WFS_SERVER_PID
 	pids+=($WFS_SERVER_PID)
