@@ -483,6 +483,9 @@ class Server:
         with open("/proc/%d/status" % self.proc.pid) as f:
             return int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1)) * 1024
 
+    def threads(self):
+        return len(os.listdir("/proc/%d/task" % self.proc.pid))
+
     def fds(self, of=""):
         """Targets of the server's descriptors."""
         out = []
@@ -1786,9 +1789,7 @@ def blocked_call_stalls_nobody(s):
         tags = [(m, m.send(MKDIR, b_create(c.root, "d%d-%d" % (k, i), 0o755, 0, 0)))
                 for k, m in enumerate(more) for i in range(20)]
         time.sleep(0.5)
-        with open("/proc/%d/status" % s.proc.pid) as status:
-            threads = int(re.search(r"Threads:\s+(\d+)", status.read()).group(1))
-        assert threads < 50, "%d threads for one client" % threads
+        assert s.threads() < 50, "%d threads for one client" % s.threads()
         for _ in range(20):
             other.read(f.io, 0, 4096)
         other.sock.settimeout(0.3)
@@ -1836,6 +1837,7 @@ def blocked_write_keeps_its_order(s):
     c, other = conn(s), conn(s)
     f = c.create(c.root, "f")
     data = os.urandom(4 << 20)
+    threads = s.threads()
     with frozen(s):
         tags = [c.send(WRITE, b_write(f.io, 0), data[:1 << 20])]    # more than one piece
         sender = threading.Thread(target=lambda: tags.append(
@@ -1843,10 +1845,25 @@ def blocked_write_keeps_its_order(s):
         sender.start()
         for _ in range(50):
             check(other.getattr(f.fh).size, 0)
+        time.sleep(0.3)
+        assert s.threads() <= threads + 1, "the pieces of a payload are not written one by one"
     sender.join()
     for tag in tags:
         check(c.wait(tag).status, 0)
     check(other.read(f.io, 0, 4 << 20) == data, True)
+
+
+@test(fs="ext4", args=["--threads", "1"])
+def one_connection_blocks_few_threads(s):
+    c = conn(s)
+    threads = s.threads()
+    with frozen(s):
+        tags = [c.send(MKDIR, b_create(c.root, "d%d" % i, 0o755, 0, 0)) for i in range(20)]
+        until(lambda: s.threads() >= threads + 8, 5, "several requests at once")
+        time.sleep(0.5)
+        assert s.threads() <= threads + 8, "%d threads" % s.threads()
+    for tag in tags:
+        check(c.wait(tag).status, 0)
 
 
 @test
@@ -1862,7 +1879,7 @@ def idle_connections(s):
     rss = s.rss()
     idle = [conn(s) for _ in range(2000)]
     grown = s.rss() - rss
-    assert grown < (100 << 20), "%d MiB" % (grown >> 20)
+    assert grown < (25 << 20), "%d MiB" % (grown >> 20)
     for k in (0, 7, 1999):
         idle[k].write(f.io, 0, b"x")
     # A part of a request from each.
