@@ -73,10 +73,14 @@ static int wfs_parse_param(struct fs_context *fc, struct fs_parameter *param)
 	if (key < 0)
 		return key;
 	value = result.uint_32;
-	if (key < ARRAY_SIZE(wfs_ranges) && wfs_ranges[key].max &&
-	    (value < wfs_ranges[key].min || value > wfs_ranges[key].max || value % wfs_ranges[key].step))
-		return invalf(fc, "wfs: option %s=%u is not a multiple of %u from %u to %u", param->key, value,
-			      wfs_ranges[key].step, wfs_ranges[key].min, wfs_ranges[key].max);
+	if (key < ARRAY_SIZE(wfs_ranges) && wfs_ranges[key].max) {
+		if (value < wfs_ranges[key].min || value > wfs_ranges[key].max)
+			return invalf(fc, "wfs: option %s=%u is out of range: %u to %u", param->key, value,
+				      wfs_ranges[key].min, wfs_ranges[key].max);
+		if (value % wfs_ranges[key].step)
+			return invalf(fc, "wfs: option %s=%u is not a multiple of %u", param->key, value,
+				      wfs_ranges[key].step);
+	}
 	switch (key) {
 	case Opt_addr:
 		kfree(ctx->addr);
@@ -266,7 +270,9 @@ static struct inode *wfs_root(struct super_block *sb, struct fs_context *fc)
 		else
 			err = wfs_lookup_entry(sb, &WFS_I(inode)->fh, &qname, &next);
 		if (err) {
-			errorf(fc, "wfs: %s: can't go to '%s': error %pe", sess->opt.source, name, ERR_PTR(err));
+			errorf(fc, "wfs: %s: %s: '%s'", sess->opt.source,
+			       err == -ENOENT ? "no such directory" : err == -EACCES ? "permission denied" :
+			       "not a directory to mount", name);
 			iput(inode);
 			return ERR_PTR(err);
 		}
