@@ -1854,6 +1854,28 @@ def blocked_write_keeps_its_order(s):
 
 
 @test(fs="ext4", args=["--threads", "1"])
+def connection_dies_within_a_blocked_write(s):
+    c, other = conn(s), conn(s)
+    f = c.create(c.root, "f")
+    _, raw = c.frame(WRITE, b_write(f.io, 0), os.urandom(1 << 20))
+    c.sock.sendall(raw[:600 << 10])
+    until(lambda: other.getattr(f.fh).size >= 256 << 10, 5, "its first piece is written")
+    with frozen(s):
+        c.sock.sendall(raw[600 << 10:])
+        time.sleep(0.3)
+        c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        c.close()
+        for _ in range(20):
+            other.getattr(f.fh)
+        time.sleep(0.1)
+    for i in range(50):
+        other.write(f.io, i, b"x")
+        check(other.read(f.io, i, 1), b"x")
+    time.sleep(7)       # what is idle is closed
+    other.write(f.io, 0, b"y")
+
+
+@test(fs="ext4", args=["--threads", "1"])
 def one_connection_blocks_few_threads(s):
     c = conn(s)
     threads = s.threads()

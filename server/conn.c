@@ -515,7 +515,6 @@ static bool write_payload(struct worker *w, struct conn *c)
 			c->in_start += rq->frame_len + have;
 		else
 			c->in_start = c->in_end = 0;
-		c->pay_file = NULL;
 	} else {
 		keep = MIN(have, (pos + have) % PAGE);
 		memcpy(c->in + c->in_end, w->scratch + have - keep, keep);
@@ -529,6 +528,8 @@ static bool write_payload(struct worker *w, struct conn *c)
 	c->pay_done += have;
 	w->moved += have;
 
+	/* ours until we are back: the connection may die meanwhile */
+	c->pay_file = NULL;
 	leave(w, c, stable && last);
 	if (!err && !file)
 		err = write_open(&op, &file);
