@@ -39,8 +39,8 @@
 /*
  * enum wfs_op - operations.  The numbers are the protocol; do not reuse one.
  *
- * M marks the operations that change something and are therefore not repeated when the server
- * remembers the (slot, seq) as done.
+ * M marks the operations whose second run, after a lost reply, can answer otherwise than the first did.
+ * A server may keep a record for each slot and answer them from it; today's does not.
  */
 enum wfs_op {
 	WFS_OP_HELLO		= 1,	/* first request of each connection */
