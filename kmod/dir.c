@@ -106,8 +106,6 @@ static int wfs_d_revalidate(WFS_D_REVALIDATE_ARGS struct dentry *dentry, unsigne
 	int err, valid;
 
 	if (flags & LOOKUP_RCU) {
-		struct wfs_inode *wi;
-
 		parent = READ_ONCE(dentry->d_parent);
 		dir = d_inode_rcu(parent);
 		inode = d_inode_rcu(dentry);
@@ -117,10 +115,7 @@ static int wfs_d_revalidate(WFS_D_REVALIDATE_ARGS struct dentry *dentry, unsigne
 			return -ECHILD;
 		if (flags & (LOOKUP_EXCL | LOOKUP_REVAL))
 			return -ECHILD;
-		wi = WFS_I(dir);
-		if (test_bit(WFS_INO_STALE_ATTR, &wi->flags) ||
-		    time_after_eq(jiffies, READ_ONCE(wi->attr_time) + READ_ONCE(wi->attr_timeo)) ||
-		    READ_ONCE(dentry->d_time) != wfs_dir_gen(dir))
+		if (!wfs_attr_fresh(dir) || READ_ONCE(dentry->d_time) != wfs_dir_gen(dir))
 			return -ECHILD;
 		return 1;
 	}

@@ -170,10 +170,7 @@ static ssize_t wfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	if (iocb->ki_flags & IOCB_DIRECT)
 		return wfs_direct_read(iocb, to);
 	if (iocb->ki_flags & IOCB_NOWAIT) {
-		struct wfs_inode *wi = WFS_I(inode);
-
-		if (wfs_data_stale(inode) || test_bit(WFS_INO_STALE_ATTR, &wi->flags) ||
-		    time_after_eq(jiffies, READ_ONCE(wi->attr_time) + READ_ONCE(wi->attr_timeo)))
+		if (wfs_data_stale(inode) || !wfs_attr_fresh(inode))
 			return -EAGAIN;
 	} else {
 		err = wfs_revalidate_mapping(inode);

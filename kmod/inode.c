@@ -277,7 +277,8 @@ struct inode *wfs_iget_entry(struct super_block *sb, const struct wfs_entry *ent
 	return wfs_iget(sb, &entry->fh, &attr, start);
 }
 
-static bool wfs_attr_fresh(struct inode *inode)
+/* Are the attributes to be believed without asking the server?  Any context. */
+bool wfs_attr_fresh(struct inode *inode)
 {
 	struct wfs_inode *wi = WFS_I(inode);
 

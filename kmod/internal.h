@@ -90,7 +90,6 @@ int wfs_check_fh(const struct wfs_fh *fh);
 int wfs_decode_attr(const struct wfs_attr *wire, struct wfs_iattr *attr);
 int wfs_decode_dirent(const void *data, size_t len, struct wfs_dentry *de);
 bool wfs_name_ok(const char *name, size_t len);
-unsigned int wfs_reply_body_len(u8 op);
 const char *wfs_op_name(u8 op);
 
 /* ---- request.c: one request from its making to its end ---- */
@@ -550,6 +549,7 @@ int wfs_revalidate_mapping(struct inode *inode);
 int wfs_settle(struct inode *inode);
 bool wfs_is_dirty(struct inode *inode);
 bool wfs_data_stale(struct inode *inode);
+bool wfs_attr_fresh(struct inode *inode);
 int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask,
 		unsigned int flags);
 int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr);

@@ -268,15 +268,6 @@ int wfs_decode_dirent(const void *data, size_t len, struct wfs_dentry *de)
 }
 
 /**
- * wfs_reply_body_len - bytes of body that a successful reply has
- * @op: enum wfs_op, checked
- */
-unsigned int wfs_reply_body_len(u8 op)
-{
-	return wfs_ops[op].body;
-}
-
-/**
  * wfs_op_name - an operation's name for people
  * @op: enum wfs_op
  */

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
 /* super.c - the module, mount options, the superblock */
-#include <linux/ctype.h>
 #include <linux/fs_parser.h>
 #include <linux/inet.h>
 #include <linux/module.h>
