@@ -44,6 +44,11 @@ static const struct {
 	[WFS_OP_SETXATTR]	= { "SETXATTR", sizeof(struct wfs_attr) },
 	[WFS_OP_LISTXATTR]	= { "LISTXATTR", sizeof(struct wfs_xattr_rep), true },
 	[WFS_OP_REMOVEXATTR]	= { "REMOVEXATTR", sizeof(struct wfs_attr) },
+	[WFS_OP_LOCK]		= { "LOCK", sizeof(struct wfs_lock_rep) },
+	[WFS_OP_SESSION]	= { "SESSION", 0 },
+	[WFS_OP_ALLOCATE]	= { "ALLOCATE", sizeof(struct wfs_write_rep) },
+	[WFS_OP_SEEK]		= { "SEEK", sizeof(struct wfs_seek_rep) },
+	[WFS_OP_COPY]		= { "COPY", sizeof(struct wfs_copy_rep) },
 };
 
 /* Wire errors that this architecture may number otherwise, or that must not reach an application. */
@@ -129,6 +134,9 @@ int wfs_check_hello(const struct wfs_hello_rep *rep, u32 max_read, u32 max_write
 	if (w < WFS_IO_MIN || w > max_write || w % WFS_IO_MIN)
 		return -EPROTO;
 	if (!n || n > max_inflight || !c || c > WFS_CONNS_MAX)
+		return -EPROTO;
+	if (!rep->life || !rep->lease || le32_to_cpu(rep->lease) > WFS_LEASE_MAX ||
+	    le32_to_cpu(rep->session_flags) & ~(WFS_SESSION_KNOWN | WFS_SESSION_RECLAIM))
 		return -EPROTO;
 	return 0;
 }

@@ -34,6 +34,7 @@
 #define WFS_SLOTS_MAX		1024		/* slots of a connection */
 #define WFS_CONNS_MAX		64		/* connections of a session */
 #define WFS_FH_LEN		64		/* bytes of a file handle on the wire */
+#define WFS_LEASE_MAX		3600		/* seconds of a session's lease */
 #define WFS_SESSION_LEN		16		/* bytes of a session's id */
 
 /*
@@ -69,6 +70,11 @@ enum wfs_op {
 	WFS_OP_SETXATTR		= 24,	/* M */
 	WFS_OP_LISTXATTR	= 25,
 	WFS_OP_REMOVEXATTR	= 26,	/* M */
+	WFS_OP_LOCK		= 27,	/* M: flock, POSIX and OFD locks */
+	WFS_OP_SESSION		= 28,	/* M: claim holds again after a restart; end the session */
+	WFS_OP_ALLOCATE		= 29,	/* M: fallocate */
+	WFS_OP_SEEK		= 30,	/* SEEK_DATA, SEEK_HOLE */
+	WFS_OP_COPY		= 31,	/* M: copy_file_range */
 	WFS_OP__COUNT
 };
 
@@ -158,6 +164,9 @@ struct wfs_fh {
  * @rdev_major, @rdev_minor: of a device node
  * @blksize: preferred I/O size in bytes
  * @flags: WFS_ATTR_*
+ * @run: names a run of changes that one session made with nobody else's in between; 0 for none.  Only the
+ *	session whose run it is is told its number, others see 0.
+ * @run_base: the change value just before the run, valid when @run is not 0
  */
 struct wfs_attr {
 	__le64	ino;
@@ -180,6 +189,8 @@ struct wfs_attr {
 	__le32	rdev_minor;
 	__le32	blksize;
 	__le32	flags;
+	__le64	run;
+	__le64	run_base;
 };
 
 /**
@@ -208,6 +219,10 @@ struct wfs_entry {
 /* wfs_hello_rep.export_flags */
 #define WFS_EXPORT_RDONLY	0x1
 #define WFS_EXPORT_ROOT_SQUASH	0x2
+
+/* wfs_hello_rep.session_flags */
+#define WFS_SESSION_KNOWN	0x1	/* it is the session that was asked for: what it has done is remembered */
+#define WFS_SESSION_RECLAIM	0x2	/* the server restarted: holds and locks have to be claimed again now */
 
 /**
  * struct wfs_hello_req - opens a connection (slot 0, seq 0)
@@ -247,6 +262,11 @@ struct wfs_hello_req {
  * @max_inflight: agreed slots of each connection, 1 to what was asked
  * @max_conns: connections that the session may have, 1 to WFS_CONNS_MAX
  * @anon_uid, @anon_gid: whom root is squashed to
+ * @life: differs whenever the server process was started anew; 0 is no value
+ * @lease: seconds that a session lives without a connection; holds and locks of one that was not back for
+ *	as long are gone.  After a restart the server grants others' locks only when those who had some had
+ *	as much time to claim them again.  1 to 3600.
+ * @session_flags: WFS_SESSION_*
  */
 struct wfs_hello_rep {
 	__le32	version;
@@ -260,6 +280,9 @@ struct wfs_hello_rep {
 	__le32	max_conns;
 	__le32	anon_uid;
 	__le32	anon_gid;
+	__le64	life;
+	__le32	lease;
+	__le32	session_flags;
 };
 
 /* ---- names and attributes ---- */
@@ -512,5 +535,116 @@ struct wfs_xattr_rep {
 	__le32		reserved;
 };
 /* SETXATTR, REMOVEXATTR: reply struct wfs_attr */
+
+/* ---- locks ---- */
+
+/* wfs_lock_req.type, as fcntl(2) has them */
+#define WFS_LOCK_READ		0
+#define WFS_LOCK_WRITE		1
+#define WFS_LOCK_UNLOCK		2
+
+/* wfs_lock_req.flags */
+#define WFS_LOCK_FLOCK		0x1	/* flock(2), of the whole file; else a lock of bytes (POSIX, OFD) */
+#define WFS_LOCK_TEST		0x2	/* F_GETLK: change nothing, tell who is in the way */
+#define WFS_LOCK_RECLAIM	0x4	/* it was held before the server restarted */
+
+/**
+ * struct wfs_lock_req - LOCK
+ * @io: an I/O handle: with the right to read for READ, to write for WRITE (any for flock and UNLOCK)
+ * @owner: a number that the client chose for who locks; unique in the session
+ * @start, @end: first and last byte, 0 to 2^63 - 1; the latter is the end of any file.  flock: 0 and that
+ * @type: WFS_LOCK_*
+ * @flags: WFS_LOCK_*
+ * @wait: milliseconds that the server may wait for the lock before it answers EAGAIN, 0 to 60000; the client
+ *	asks again
+ * @pid: the process's number on the client, for people
+ *
+ * Errors: EAGAIN somebody else has it, EBADF, EINVAL, EDEADLK, ENOLCK too many; with RECLAIM also ENOLCK:
+ * the time for it is over, or somebody else has it.
+ */
+struct wfs_lock_req {
+	struct wfs_fh	io;
+	__le64		owner;
+	__le64		start;
+	__le64		end;
+	__le32		type;
+	__le32		flags;
+	__le32		wait;
+	__le32		pid;
+};
+
+/**
+ * struct wfs_lock_rep - reply to LOCK
+ * @type: TEST: that of the lock in the way, or UNLOCK when there is none; else as asked
+ * @pid: TEST: its owner's number where it is one of this session's owners, else 0
+ * @start, @end: TEST: its bytes
+ */
+struct wfs_lock_rep {
+	__le64		start;
+	__le64		end;
+	__le32		type;
+	__le32		pid;
+};
+
+/* ---- sessions ---- */
+
+/* wfs_session_req.what */
+#define WFS_SESSION_HOLD	1	/* @count OPENs of @io are not closed yet */
+#define WFS_SESSION_RECLAIMED	2	/* all holds and locks have been claimed again */
+#define WFS_SESSION_END		3	/* umount: all that the session has goes; no request follows */
+
+struct wfs_session_req {
+	struct wfs_fh	io;		/* HOLD: I/O handle; else zero */
+	__le32		what;
+	__le32		count;		/* HOLD: 1 and more; else 0 */
+};
+/* SESSION: no reply body. */
+
+/* ---- parts of files ---- */
+
+/* wfs_allocate_req.mode: as fallocate(2) numbers them */
+#define WFS_ALLOC_KEEP_SIZE	0x01
+#define WFS_ALLOC_PUNCH_HOLE	0x02	/* only with KEEP_SIZE */
+#define WFS_ALLOC_ZERO_RANGE	0x10
+
+/* ALLOCATE: reply struct wfs_write_rep. */
+struct wfs_allocate_req {
+	struct wfs_fh	io;		/* with the right to write */
+	__le64		offset;
+	__le64		len;		/* 1 and more; offset + len at most 2^63 - 1 */
+	__le32		mode;		/* WFS_ALLOC_* */
+	__le32		reserved;
+};
+
+/* wfs_seek_req.whence: as lseek(2) numbers them */
+#define WFS_SEEK_DATA		3
+#define WFS_SEEK_HOLE		4
+
+/* SEEK: ENXIO when there is nothing from @offset on. */
+struct wfs_seek_req {
+	struct wfs_fh	io;
+	__le64		offset;		/* at most 2^63 - 1 */
+	__le32		whence;		/* WFS_SEEK_* */
+	__le32		reserved;
+};
+
+struct wfs_seek_rep {
+	__le64		offset;
+};
+
+/* COPY: may copy less than asked for; 0 bytes at the end of the source. */
+struct wfs_copy_req {
+	struct wfs_fh	from;		/* I/O handle with the right to read */
+	struct wfs_fh	to;		/* I/O handle with the right to write */
+	__le64		from_offset;
+	__le64		to_offset;
+	__le64		len;		/* 1 and more; each offset + len at most 2^63 - 1 */
+};
+
+struct wfs_copy_rep {
+	__le64		copied;		/* bytes */
+	__le64		verifier;	/* as wfs_write_rep's */
+	struct wfs_attr	attr;		/* of the file copied to */
+};
 
 #endif /* _WFS_PROTO_H */

@@ -21,7 +21,7 @@ import threading
 MAGIC = 0x31534657
 REQ = struct.Struct("<IBBHIIIIIHH")
 REP = struct.Struct("<IBBHIIIIQ")
-HELLO_REP = struct.Struct("<IIQ16sQIIIIII")
+HELLO_REP = struct.Struct("<IIQ16sQIIIIIIQII")
 HELLO = 1
 EPROTONOSUPPORT = 93
 
@@ -56,7 +56,7 @@ def serve(conn, mode):
             conn.sendall(REP.pack(MAGIC, op, 0, slot, seq, 0, 0, EPROTONOSUPPORT, 7 | 9 << 32))
         elif mode == "limits":
             conn.sendall(REP.pack(MAGIC, op, 0, slot, seq, HELLO_REP.size, 0, 0, 0) +
-                         HELLO_REP.pack(1, 0, 0, b"x" * 16, 1, 1 << 30, 1 << 30, 5000, 5000, 0, 0))
+                         HELLO_REP.pack(1, 0, 0, b"x" * 16, 1, 1 << 30, 1 << 30, 5000, 5000, 0, 0, 1, 90, 0))
 
 
 def main():

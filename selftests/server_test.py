@@ -32,7 +32,7 @@ import traceback
 MAGIC = 0x31534657
 (HELLO, ROOT, LOOKUP, GETATTR, SETATTR, ACCESS, OPEN, CREATE, CLOSE, READ, WRITE, COMMIT, MKDIR, MKNOD,
  SYMLINK, LINK, UNLINK, RMDIR, RENAME, READLINK, READDIR, STATFS, GETXATTR, SETXATTR, LISTXATTR,
- REMOVEXATTR) = range(1, 27)
+ REMOVEXATTR, LOCK, SESSION, ALLOCATE, SEEK, COPY) = range(1, 32)
 O_READ, O_WRITE, O_TRUNC, O_EXCL, O_EXEC = 1, 2, 4, 8, 16
 RW = O_READ | O_WRITE
 SET_MODE, SET_UID, SET_GID, SET_SIZE, SET_ATIME, SET_MTIME, SET_ATIME_NOW, SET_MTIME_NOW = (
@@ -43,11 +43,11 @@ STABLE = 1
 
 REQ = struct.Struct("<IBBHIIIIIHH")
 REP = struct.Struct("<IBBHIIIIQ")
-ATTR = struct.Struct("<8Q12I")
+ATTR = struct.Struct("<8Q12I2Q")
 ATTR_FIELDS = ("ino size blocks change atime mtime ctime btime atime_ns mtime_ns ctime_ns btime_ns mode "
-               "nlink uid gid rdev_major rdev_minor blksize flags").split()
+               "nlink uid gid rdev_major rdev_minor blksize flags run run_base").split()
 HELLO_REQ = struct.Struct("<IIQ16sHHIII")
-HELLO_REP = struct.Struct("<IIQ16sQIIIIII")
+HELLO_REP = struct.Struct("<IIQ16sQIIIIIIQII")
 DIRENT = struct.Struct("<QQHBBI")
 FH = 64
 USER = (1000, 1000, ())
@@ -109,7 +109,7 @@ class Conn:
             check(rep.status, 0)
             (self.version, self.export_flags, _, self.session, self.verifier, self.max_read,
              self.max_write, self.max_inflight, self.max_conns, self.anon_uid,
-             self.anon_gid) = HELLO_REP.unpack(rep.body)
+             self.anon_gid, self.life, self.lease, self.session_flags) = HELLO_REP.unpack(rep.body)
             self.slots = list(range(self.max_inflight))
             self.root = self.ok(ROOT)[0:FH]
 

@@ -438,6 +438,8 @@ static int hello(struct conn *c, const struct request *rq, struct reply *rep)
 		.max_conns = htole32(WFS_CONNS_MAX),
 		.anon_uid = htole32(cfg.anon_uid),
 		.anon_gid = htole32(cfg.anon_gid),
+		.life = htole64(session_life()),
+		.lease = htole32(SESSION_LEASE),
 	};
 	memcpy(r->session, c->session->id, sizeof(r->session));
 	rep->body_len = sizeof(*r);

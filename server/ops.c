@@ -108,6 +108,8 @@ void attr_fill(const struct statx *stx, struct wfs_attr *a)
 	a->rdev_minor = htole32(stx->stx_rdev_minor);
 	a->blksize = htole32(stx->stx_blksize);
 	a->flags = htole32(flags);
+	a->run = 0;
+	a->run_base = 0;
 }
 
 /* The attributes as they are; or as an operation of ours has just left them. */
@@ -1033,7 +1035,7 @@ int op_run(struct op_ctx *op)
 	    (ops[rq->op].changes ||
 	     (rq->op == WFS_OP_OPEN && rq->flags & (WFS_OPEN_WRITE | WFS_OPEN_TRUNC))))
 		return -EROFS;
-	return ops[rq->op].run(op);
+	return ops[rq->op].run ? ops[rq->op].run(op) : -EOPNOTSUPP;
 }
 
 bool op_slow(const struct request *rq)

@@ -49,6 +49,11 @@ static const struct shape shapes[WFS_OP__COUNT] = {
 	[WFS_OP_SETXATTR]	= { sizeof(struct wfs_xattr_req), true },
 	[WFS_OP_LISTXATTR]	= { sizeof(struct wfs_xattr_req), true },
 	[WFS_OP_REMOVEXATTR]	= { sizeof(struct wfs_xattr_req), true },
+	[WFS_OP_LOCK]		= { sizeof(struct wfs_lock_req), false },
+	[WFS_OP_SESSION]	= { sizeof(struct wfs_session_req), false },
+	[WFS_OP_ALLOCATE]	= { sizeof(struct wfs_allocate_req), false },
+	[WFS_OP_SEEK]		= { sizeof(struct wfs_seek_req), false },
+	[WFS_OP_COPY]		= { sizeof(struct wfs_copy_req), false },
 };
 
 /**

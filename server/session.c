@@ -18,7 +18,6 @@
 #include "wfsd.h"
 
 #define SESSIONS_MAX		4096
-#define SESSION_GRACE		90		/* seconds */
 #define HOLDS_MAX		(1u << 20)	/* of all sessions */
 #define SESSION_HOLDS_MAX	(1u << 18)
 #define SHARDS			64		/* powers of 2 */
@@ -49,8 +48,19 @@ static struct hold_shard {
 
 static atomic_uint nholds, npins;
 
+static uint64_t life;	/* set before the first thread starts */
+
+/* Another one whenever the process was started anew. */
+uint64_t session_life(void)
+{
+	return life;
+}
+
 void session_init(void)
 {
+	do
+		randombytes_buf(&life, sizeof(life));
+	while (!life);
 	for (unsigned int i = 0; i < SHARDS; i++)
 		pthread_mutex_init(&shards[i].lock, NULL);
 }
@@ -331,7 +341,7 @@ void session_put(struct session *s)
 {
 	pthread_mutex_lock(&sessions_lock);
 	if (!--s->users)
-		s->expires = now_seconds() + SESSION_GRACE;
+		s->expires = now_seconds() + SESSION_LEASE;
 	pthread_mutex_unlock(&sessions_lock);
 }
 

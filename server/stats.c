@@ -16,6 +16,8 @@ static const char *const op_names[WFS_OP__COUNT] = {
 	[WFS_OP_RENAME] = "rename", [WFS_OP_READLINK] = "readlink", [WFS_OP_READDIR] = "readdir",
 	[WFS_OP_STATFS] = "statfs", [WFS_OP_GETXATTR] = "getxattr", [WFS_OP_SETXATTR] = "setxattr",
 	[WFS_OP_LISTXATTR] = "listxattr", [WFS_OP_REMOVEXATTR] = "removexattr",
+	[WFS_OP_LOCK] = "lock", [WFS_OP_SESSION] = "session", [WFS_OP_ALLOCATE] = "allocate",
+	[WFS_OP_SEEK] = "seek", [WFS_OP_COPY] = "copy",
 };
 
 void stats_dump(void)

@@ -193,7 +193,10 @@ struct session {
 	LIST_ENTRY(session)	list;
 };
 
+#define SESSION_LEASE	90	/* seconds */
+
 void session_init(void);
+uint64_t session_life(void);
 int session_join(const uint8_t *id, unsigned int conn, int sock, struct session **s);
 void session_leave(struct session *s, unsigned int conn, int sock);	/* before sock is closed */
 void session_put(struct session *s);
