@@ -236,7 +236,7 @@ struct wfs_entry {
  * @max_inflight: slots that the client would use on this connection
  *
  * Errors: EPROTONOSUPPORT no common version (wfs_rep_hdr.info then tells the server's), ESTALE the session is not known (any more), EINVAL a field is out of range, ENFILE too many sessions or
- * connections.
+ * connections, EBUSY the old connection of the index is not done yet, ENOSPC and its like no new session can be kept.
  */
 struct wfs_hello_req {
 	__le32	version_min;

@@ -13,6 +13,7 @@ anything of a sanitizer, or does not end by SIGTERM with 0.
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import re
 import resource
@@ -91,6 +92,8 @@ def pack_request(op, body=b"", data=b"", cred=USER, slot=0, seq=1, **kw):
 class Conn:
     """A connection that said HELLO, unless hello=False."""
 
+    seqs = itertools.count(1)   # of all connections, so that one that is made again goes on with higher numbers
+
     def __init__(self, server, session=bytes(16), index=0, hello=True, cred=USER, rcvbuf=None,
                  max_read=4 << 20, max_write=4 << 20, inflight=256):
         self.sock = socket.socket()
@@ -100,7 +103,6 @@ class Conn:
         self.sock.connect(("127.0.0.1", server.port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.cred = cred
-        self.seq = 0
         self.slots = list(range(256))
         self.replies = {}
         if hello:
@@ -125,9 +127,8 @@ class Conn:
     # -- requests --
 
     def frame(self, op, body=b"", data=b"", cred=None, **kw):
-        self.seq += 1
-        slot = self.slots.pop(0)
-        return (slot, self.seq), pack_request(op, body, data, cred or self.cred, slot, self.seq, **kw)
+        slot, seq = self.slots.pop(0), next(Conn.seqs)
+        return (slot, seq), pack_request(op, body, data, cred or self.cred, slot, seq, **kw)
 
     def send(self, op, body=b"", data=b"", cred=None):
         tag, raw = self.frame(op, body, data, cred)
@@ -1572,9 +1573,8 @@ def restart_test(s):
     for how in (s.stop, s.kill):
         how()
         s.start()
-        again = Conn(s, hello=False)
-        check(again.hello(session=c.session).status, errno.ESTALE)
-        c2 = conn(s)
+        c2 = conn(s, session=c.session)
+        assert c2.life != c.life
         check(c2.verifier, c.verifier)
         check(c2.root, c.root)
         check(c2.read(f.io, 0, 10), b"before")
@@ -1585,7 +1585,8 @@ def restart_test(s):
         c2.close_io(f.io)
     check(stat.S_IMODE(os.stat(s.state).st_mode), 0o700)
     for name in os.listdir(s.state):
-        check(stat.S_IMODE(os.stat(s.state + "/" + name).st_mode), 0o600, name)
+        path = s.state + "/" + name
+        check(stat.S_IMODE(os.stat(path).st_mode), 0o700 if os.path.isdir(path) else 0o600, name)
 
 
 @test
@@ -2196,20 +2197,167 @@ def sigterm_finishes_what_is_in_flight(s):
         check(local.read(4096), b"y" * 4096)
 
 
-@test(long=True)
-def session_ends_90_seconds_after_its_last_connection(s):
+# ---- sessions and restarts ----
+
+KNOWN, RECLAIM = 1, 2
+HOLD, RECLAIMED, END = 1, 2, 3
+
+
+def b_session(what, io=bytes(FH), count=0):
+    return io + struct.pack("<II", what, count)
+
+
+def session_files(s):
+    """Of the sessions that a restart would go on with."""
+    for name in os.listdir(s.state):
+        if name.endswith(".sessions"):
+            return os.listdir(s.state + "/" + name)
+    return []
+
+
+def session_status(s, session):
+    c = Conn(s, hello=False)
+    status = c.hello(session=session, conn=63).status
+    c.close()
+    return status
+
+
+@test(args=["--lease", "4"])
+def session_ends_a_lease_after_its_last_connection(s):
     c = conn(s)
+    check(c.lease, 4)
+    check(c.session_flags, 0)
     f = c.create(c.root, "f")
     c.unlink(c.root, "f")
     check(c.getattr(f.fh).nlink, 0)
+    other = conn(s)
     c.close()
-    time.sleep(80)
+    time.sleep(2)
     c2 = conn(s, session=c.session)
+    check(c2.session_flags, KNOWN)
     check(c2.getattr(f.fh).nlink, 0)
     c2.close()
-    time.sleep(95)
-    check(Conn(s, hello=False).hello(session=c.session).status, errno.ESTALE)
+    time.sleep(6)       # a HELLO would give it another lease
+    check(session_status(s, c.session), errno.ESTALE)
+    check(session_files(s), [other.session.hex()])
+    with fails(errno.ESTALE):
+        other.getattr(f.fh)
     check([t for t in s.fds(s.dir) if "deleted" in t], [])
+
+
+@test
+def session_op(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    for body in (b_session(0), b_session(4), b_session(HOLD, f.io, 0), b_session(RECLAIMED, f.io),
+                 b_session(RECLAIMED, count=1), b_session(END, f.io), b_session(END, count=1)):
+        check(c.call(SESSION, body).status, errno.EINVAL)
+    check(c.call(SESSION, b_session(HOLD, f.fh, 1)).status, errno.EBADF)
+    check(c.call(SESSION, b_session(HOLD, bytes(FH), 1)).status, errno.ESTALE)
+    c.ok(SESSION, b_session(RECLAIMED))
+    # The count is set, not added.
+    c.ok(SESSION, b_session(HOLD, f.io, 3))
+    c.ok(SESSION, b_session(HOLD, f.io, 2))
+    c.unlink(c.root, "f")
+    c.close_io(f.io)
+    check(c.getattr(f.fh).nlink, 0)
+    c.close_io(f.io)
+    with fails(errno.ESTALE):
+        c.read(f.io, 0, 1)
+    check(c.call(SESSION, b_session(HOLD, f.io, 1)).status, errno.ESTALE)
+
+    # Its end takes holds and file along; no HELLO finds it, others live on.
+    g = c.create(c.root, "g")
+    c.unlink(c.root, "g")
+    other = conn(s)
+    check(other.getattr(g.fh).nlink, 0)
+    check(sorted(session_files(s)), sorted((c.session.hex(), other.session.hex())))
+    c.ok(SESSION, b_session(END))
+    check(session_files(s), [other.session.hex()])
+    check(session_status(s, c.session), errno.ESTALE)
+    with fails(errno.ESTALE):
+        other.getattr(g.fh)
+    # One that goes on nevertheless harms nobody.
+    h = c.create(c.root, "h")
+    c.ok(SESSION, b_session(END))
+    c.close()
+    check(other.getattr(h.fh).ino, h.attr.ino)
+
+
+@test
+def session_survives_restart(s):
+    c = conn(s)
+    idle = conn(s)
+    f = c.create(c.root, "f")
+    for how in (s.stop, s.kill):
+        how()
+        s.start()
+        again = conn(s, session=c.session)
+        check(again.session, c.session)
+        assert again.life != c.life
+        check(again.session_flags, KNOWN | RECLAIM)
+        second = conn(s, session=c.session, index=7)
+        check(second.session_flags, KNOWN | RECLAIM)
+        again.ok(SESSION, b_session(HOLD, f.io, 1))
+        again.ok(SESSION, b_session(RECLAIMED))
+        check(conn(s, session=c.session, index=8).session_flags, KNOWN)
+        # It never had anything, and has nothing to claim.
+        check(conn(s, session=idle.session).session_flags, KNOWN)
+        check(session_status(s, bytes(15) + b"x"), errno.ESTALE)
+    again.unlink(again.root, "f")
+    check(again.getattr(f.fh).nlink, 0)
+    # Names of files that are none of ours, or not whole, do not come in the way.
+    s.kill()
+    where = "%s/%s/" % (s.state, [n for n in os.listdir(s.state) if n.endswith(".sessions")][0])
+    for name, data in (("x", b""), ("ab" * 16, b""), ("cd" * 16, bytes(4096)), ("ef" * 20, b"x")):
+        with open(where + name, "wb") as out:
+            out.write(data)
+    with open(where + "99" * 16, "wb") as out:
+        out.truncate(os.path.getsize(where + c.session.hex()))
+    s.start()
+    check(sorted(session_files(s)), sorted((c.session.hex(), idle.session.hex())))
+
+
+@test(start=False)
+def bad_state_dirs_are_named(s):
+    s.state = s.base + "/none/state"
+    s.start(wait=False)
+    check(s.proc.wait(20), 1)
+    assert "--state-dir" in s.stderr()
+    s.proc = None
+    s.state = s.base + "/state"
+    os.mkdir(s.state)
+    sh("mount -t tmpfs -o size=64k,mode=700 wfsd-test %s" % s.state)
+    s.mounts.append(s.state)
+    s.start()
+    s.stop()
+    sh("mount -o remount,ro %s" % s.state)
+    s.start(wait=False)
+    check(s.proc.wait(20), 1)
+    assert "Read-only" in s.stderr()
+    s.proc = None
+    # A full one: those who are there go on, nobody else comes, and room is seen.
+    sh("mount -o remount,rw %s" % s.state)
+    s.start()
+    c = conn(s)
+    f = c.create(c.root, "f")
+    with contextlib.suppress(OSError), open(s.state + "/fill", "wb") as fill:
+        while fill.write(bytes(4096)):
+            fill.flush()
+    c2 = Conn(s, hello=False)
+    check(c2.hello().status, errno.ENOSPC)
+    assert c2.ended()
+    # Records that have no room on the disk any more are kept in memory.
+    tags = [c.send(CREATE, b_create(c.root, "g%d" % i, 0o600, 0, RW)) for i in range(60)]
+    for tag in tags:
+        check(c.wait(tag).status, 0)
+    check(c.getattr(f.fh).nlink, 1)
+    s.kill()
+    s.start()
+    c = conn(s, session=c.session)
+    check(c.getattr(f.fh).nlink, 1)
+    os.unlink(s.state + "/fill")
+    check(conn(s).session_flags, 0)
 
 
 def run_one(name, fn, opts):

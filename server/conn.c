@@ -37,7 +37,7 @@
 
 #define HELLO_SECONDS	10
 #define LINGER_SECONDS	3
-#define INFLIGHT_MAX	256		/* slots */
+#define HELLO_WAIT	2	/* seconds that a HELLO may wait for the old connection to end */
 
 _Static_assert(sizeof(struct wfs_req_hdr) + WFS_GROUPS_MAX * 4 + WFS_BODY_MAX <= IN_SIZE, "frame");
 _Static_assert(sizeof(struct wfs_req_hdr) + WFS_GROUPS_MAX * 4 + sizeof(struct wfs_write_req) + PAGE
@@ -90,7 +90,7 @@ static void release(struct conn *c)
 	free(c->pay_blob);
 	file_put(c->pay_file);
 	if (c->session)
-		session_put(c->session);
+		session_leave(c->session, c->index);
 	close(c->sock);
 	LIST_REMOVE(c, all);
 	c->loop->nconns--;
@@ -107,8 +107,6 @@ void conn_kill(struct conn *c)
 	epoll_ctl(l->epfd, EPOLL_CTL_DEL, c->sock, NULL);
 	/* Another thread may be in the middle of sending: the socket stays until it is back. */
 	shutdown(c->sock, SHUT_RDWR);
-	if (c->session)
-		session_leave(c->session, c->index, c->sock);
 	if (c->queued)
 		TAILQ_REMOVE(&l->runq, c, runq);
 	if (c->throttled)
@@ -401,23 +399,43 @@ static bool receive(struct conn *c)
 	return true;
 }
 
-static int hello(struct conn *c, const struct request *rq, struct reply *rep)
+/* Joins the session, which may make one, without the lock. */
+static int join(struct worker *w, struct conn *c, const struct wfs_hello_req *req, uint32_t *flags)
 {
-	const struct wfs_hello_req *req = &rq->hello;
-	struct wfs_hello_rep *r = (void *)rep->body;
+	struct session *s = NULL;
+	int err;
+
+	c->reading = true;
+	leave(w, c, false);
+	cred_root(&w->cred);
+	err = session_join(req->session, c->index, c->sock, &s, flags);
+	loop_enter(w);
+	c->session = s;
+	c->reading = false;
+	if (!--c->busy && c->state == CONN_DEAD) {
+		release(c);
+		return -EPIPE;
+	}
+	return err;
+}
+
+static int hello(struct worker *w, struct conn *c)
+{
+	const struct wfs_hello_req *req = &w->rq.hello;
+	struct wfs_hello_rep *r = (void *)w->rep.body;
 	uint32_t max_read = le32toh(req->max_read), max_write = le32toh(req->max_write);
-	uint32_t inflight = le32toh(req->max_inflight);
+	uint32_t inflight = le32toh(req->max_inflight), flags;
 	int err;
 
 	if (le32toh(req->version_min) > WFS_VERSION || le32toh(req->version_max) < WFS_VERSION) {
-		rep->info = (uint64_t)WFS_VERSION << 32 | WFS_VERSION;
+		w->rep.info = (uint64_t)WFS_VERSION << 32 | WFS_VERSION;
 		return -EPROTONOSUPPORT;
 	}
 	c->index = le16toh(req->conn);
 	if (c->index >= WFS_CONNS_MAX || req->reserved || max_read < WFS_IO_MIN ||
 	    max_write < WFS_IO_MIN || !inflight)
 		return -EINVAL;
-	err = session_join(req->session, c->index, c->sock, &c->session);
+	err = join(w, c, req, &flags);
 	if (err)
 		return err;
 	c->lim = (struct limits){
@@ -439,10 +457,11 @@ static int hello(struct conn *c, const struct request *rq, struct reply *rep)
 		.anon_uid = htole32(cfg.anon_uid),
 		.anon_gid = htole32(cfg.anon_gid),
 		.life = htole64(session_life()),
-		.lease = htole32(SESSION_LEASE),
+		.lease = htole32(cfg.lease),
+		.session_flags = htole32(flags),
 	};
 	memcpy(r->session, c->session->id, sizeof(r->session));
-	rep->body_len = sizeof(*r);
+	w->rep.body_len = sizeof(*r);
 	loop_untimed(c);
 	return 0;
 }
@@ -461,14 +480,6 @@ static void run(struct worker *w, struct conn *c, int err, const void *data)
 {
 	struct op_ctx op = op_begin(w, c, data);
 
-	if (w->rq.op == WFS_OP_HELLO) {
-		if (!err)
-			err = hello(c, &w->rq, &w->rep);
-		answer(c, &w->rq, err, &w->rep);
-		if (err)
-			conn_finish(c);
-		return;
-	}
 	if (!err) {
 		leave(w, c, op_slow(&w->rq));
 		err = op_run(&op);
@@ -625,6 +636,30 @@ static bool may_begin(struct conn *c)
 	return true;
 }
 
+/* False when it has to wait: the frame stays where it is, and is looked at again in a moment. */
+static bool run_hello(struct worker *w, struct conn *c)
+{
+	int err;
+
+	op_begin(w, c, NULL);
+	err = hello(w, c);
+	if (c->state == CONN_DEAD)
+		return false;
+	if (err == -EBUSY) {
+		if (!c->hello)
+			c->hello = now_seconds();
+		if (now_seconds() < c->hello + HELLO_WAIT) {
+			loop_throttle(c);
+			return false;
+		}
+	}
+	c->in_start += w->rq.frame_len;
+	answer(c, &w->rq, err, &w->rep);
+	if (err)
+		conn_finish(c);
+	return true;
+}
+
 /**
  * enum step - how a piece of work on the input went
  * @STEP_DONE: well, there may be more
@@ -665,6 +700,8 @@ static enum step input_step(struct worker *w, struct conn *c)
 		return broken(c, "malformed request"), STEP_IDLE;
 	if (c->slots[rq->slot / 64] & 1ull << rq->slot % 64)
 		return broken(c, "request on a slot that is taken"), STEP_IDLE;
+	if (rq->op == WFS_OP_HELLO)
+		return run_hello(w, c) ? STEP_DONE : STEP_IDLE;
 	c->slots[rq->slot / 64] |= 1ull << rq->slot % 64;
 
 	if (rq->data_len) {

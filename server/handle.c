@@ -283,11 +283,11 @@ void verifier_changed(void)
  */
 void handle_setup(void)
 {
-	char name[33];
+	const char *name = cfg.export_id;
 	struct stat st, st2;
 	int fd, err;
 
-	export_name(name);
+	export_name(cfg.export_id);
 	if (mkdir(cfg.state_dir, 0700) && errno != EEXIST)
 		die("--state-dir %s: %s", cfg.state_dir, strerror(errno));
 	/* Workers have another working directory. */

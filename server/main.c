@@ -34,6 +34,7 @@ struct config cfg = {
 	.root_squash	= true,
 	.anon_uid	= 65534,
 	.anon_gid	= 65534,
+	.lease		= 90,
 };
 
 static const char *listen_opts[LISTEN_MAX];
@@ -53,6 +54,7 @@ static const char usage[] =
 	"  --anon-gid GID       and its group (65534)\n"
 	"  --threads N          event loops (one for each CPU)\n"
 	"  --state-dir DIR      what must survive a restart (/var/lib/wfsd)\n"
+	"  --lease SECONDS      that a client may be away before what it holds is given up (90)\n"
 	"  --help, --version\n"
 	"\n"
 	"Signals: TERM finishes what is in flight and exits, USR1 writes counters to stderr.\n";
@@ -73,7 +75,7 @@ static unsigned int parse_number(const char *opt, const char *arg, unsigned int 
 static void parse_options(int argc, char **argv)
 {
 	enum { EXPORT = 1, LISTEN, READ_ONLY, NO_SQUASH, ANON_UID, ANON_GID, THREADS, STATE_DIR,
-	       HELP, VERSION };
+	       LEASE, HELP, VERSION };
 	static const struct option options[] = {
 		{ "export",		required_argument,	NULL, EXPORT },
 		{ "listen",		required_argument,	NULL, LISTEN },
@@ -83,6 +85,7 @@ static void parse_options(int argc, char **argv)
 		{ "anon-gid",		required_argument,	NULL, ANON_GID },
 		{ "threads",		required_argument,	NULL, THREADS },
 		{ "state-dir",		required_argument,	NULL, STATE_DIR },
+		{ "lease",		required_argument,	NULL, LEASE },
 		{ "help",		no_argument,		NULL, HELP },
 		{ "version",		no_argument,		NULL, VERSION },
 		{ }
@@ -118,6 +121,9 @@ static void parse_options(int argc, char **argv)
 			break;
 		case STATE_DIR:
 			cfg.state_dir = optarg;
+			break;
+		case LEASE:
+			cfg.lease = parse_number("lease", optarg, 1, WFS_LEASE_MAX);
 			break;
 		case HELP:
 			fputs(usage, stdout);
@@ -396,6 +402,7 @@ int main(int argc, char **argv)
 	cred_drop_privileges();
 
 	file_cache_init();
+	hold_init();
 	session_init();
 	change_init();
 	loops_start();
@@ -405,6 +412,7 @@ int main(int argc, char **argv)
 	serve(sigfd);
 
 	notify_systemd("STOPPING=1");
+	session_stop();
 	if (loops_stop())
 		log_msg("stopped");
 	else

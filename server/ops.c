@@ -496,6 +496,46 @@ static int op_close(struct op_ctx *op)
 	return 0;
 }
 
+/* After a restart: @count OPENs of the inode are not closed yet. */
+static int claim_hold(struct op_ctx *op)
+{
+	struct wfs_fh fh;
+	struct file *file;
+	int err;
+
+	err = handle_check(&op->rq->fh);
+	if (err)
+		return err;
+	if (!handle_rights(&op->rq->fh))
+		return -EBADF;
+	handle_with_rights(&op->rq->fh, 0, &fh);
+	/* Before the look, so that an unlink after that sees it. */
+	err = hold_set(op->session, &fh, op->rq->count);
+	if (err)
+		return err;
+	err = file_get(op->cred, &fh, &file);
+	if (err)
+		hold_set(op->session, &fh, 0);
+	else
+		file_put(file);
+	return err;
+}
+
+static int op_session(struct op_ctx *op)
+{
+	switch (op->rq->flags) {
+	case WFS_SESSION_HOLD:
+		return claim_hold(op);
+	case WFS_SESSION_RECLAIMED:
+		session_reclaimed(op->session);
+		return 0;
+	default:
+		cred_root(op->cred);
+		session_end(op->session);
+		return 0;
+	}
+}
+
 /* The disk has errors: to answer with one of them we have to read before we answer. */
 static int read_suspect(struct op_ctx *op, struct file *file)
 {
@@ -1019,6 +1059,7 @@ static const struct {
 	[WFS_OP_SETXATTR]	= { op_setxattr, true },
 	[WFS_OP_LISTXATTR]	= { op_getxattr, false },
 	[WFS_OP_REMOVEXATTR]	= { op_setxattr, true },
+	[WFS_OP_SESSION]	= { op_session, false },
 };
 
 /**

@@ -355,6 +355,25 @@ static int parse_xattr(const void *body, size_t len, struct request *rq)
 	return rq->flags || (rq->op == WFS_OP_REMOVEXATTR && rq->count) ? -EINVAL : 0;
 }
 
+static int parse_session(const void *body, struct request *rq)
+{
+	struct wfs_session_req b;
+
+	memcpy(&b, body, sizeof(b));
+	rq->fh = b.io;
+	rq->flags = le32toh(b.what);
+	rq->count = le32toh(b.count);
+	switch (rq->flags) {
+	case WFS_SESSION_HOLD:
+		return rq->count ? 0 : -EINVAL;
+	case WFS_SESSION_RECLAIMED:
+	case WFS_SESSION_END:
+		return rq->count || any_set(&b.io, sizeof(b.io)) ? -EINVAL : 0;
+	default:
+		return -EINVAL;
+	}
+}
+
 /* The bodies of a handle, and of a handle with one word of flags and one that is reserved. */
 static void parse_fh(const void *body, struct request *rq)
 {
@@ -456,6 +475,9 @@ int request_body(const void *frame, const struct limits *lim, struct request *rq
 	case WFS_OP_LISTXATTR:
 	case WFS_OP_REMOVEXATTR:
 		err = parse_xattr(p, len, rq);
+		break;
+	case WFS_OP_SESSION:
+		err = parse_session(p, rq);
 		break;
 	}
 	return err ? err : bad_id ? -EINVAL : 0;

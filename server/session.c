@@ -1,54 +1,59 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * session.c - sessions, and what they hold open.
+ * session.c - sessions, which outlive their connections and this process.
  *
- * A session is the connections of one mount.  It outlives the last of them for a while, so that a
- * client whose network broke comes back to it.  A hold says that a session has an inode open.
- * Reading and writing need no hold, the I/O handle says it all; but when the last link of an inode
- * goes, those who have it open keep it, by a descriptor that is pinned to their holds.
+ * A session is the connections of one mount.  It lives on for the length of the lease after the
+ * last of them, so that a client whose network broke comes back to it.
+ *
+ * What has to be known of it after a restart is in a file of its own, <state dir>/<export>.sessions/
+ * <id>, which is mapped: a page with struct session_head, then the records of replay.c.  Nothing is
+ * synced, as the page cache survives the process.  After a restart a session has to claim what it
+ * held; for that time, the grace period, others do not get it.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "wfsd.h"
 
 #define SESSIONS_MAX		4096
-#define HOLDS_MAX		(1u << 20)	/* of all sessions */
-#define SESSION_HOLDS_MAX	(1u << 18)
-#define SHARDS			64		/* powers of 2 */
-#define BUCKETS			256
+#define SETTLE_SECONDS		10	/* after the grace, at most, for requests that come again */
 
 LIST_HEAD(session_list, session);
 
-static pthread_mutex_t sessions_lock = PTHREAD_MUTEX_INITIALIZER;	/* these three */
+static pthread_mutex_t sessions_lock = PTHREAD_MUTEX_INITIALIZER;	/* these five */
 static struct session_list sessions = LIST_HEAD_INITIALIZER(sessions);
 static struct session_list ended = LIST_HEAD_INITIALIZER(ended);	/* to be freed */
 static unsigned int nsessions;
+static unsigned int unclaimed;		/* of them, those that have to claim what they held */
+static bool stopping;
 
-/* That @session has @fh open, @count times. */
-struct hold {
-	struct wfs_fh		fh;		/* without rights */
-	struct session		*session;
-	unsigned int		count;
-	struct file		*pin;		/* when the inode has no link any more */
-	LIST_ENTRY(hold)	list;
+static atomic_llong grace_end;		/* now_seconds() when the grace ended or will end */
+static uint64_t life;			/* these two: set before the first thread starts */
+static int dir_fd;			/* where the files are */
+
+#define HEAD_MAGIC	0x31736573736677ull	/* "wfsess1" */
+#define HEAD_CLAIMS	0x1	/* it has had holds or locks in the life that wrote this */
+#define HEAD_RECLAIM	0x2	/* it has not said yet that it claimed them again */
+
+/* What the file begins with; in this machine's byte order. */
+struct session_head {
+	uint64_t	magic;		/* set when the rest is */
+	uint32_t	file_size;	/* so that another version's file is known */
+	_Atomic uint32_t flags;
+	int64_t		left;		/* CLOCK_REALTIME seconds when it had a connection last, or 0 */
+	_Atomic uint64_t groups[REPLAY_GROUPS / 64];	/* of replay.c: which have their blocks */
 };
-
-LIST_HEAD(hold_list, hold);
-
-static struct hold_shard {
-	pthread_mutex_t		lock;		/* the lists and the holds in them */
-	struct hold_list	buckets[BUCKETS];
-} shards[SHARDS];
-
-static atomic_uint nholds, npins;
-
-static uint64_t life;	/* set before the first thread starts */
+_Static_assert(sizeof(struct session_head) <= SESSION_HEAD_SIZE, "head");
 
 /* Another one whenever the process was started anew. */
 uint64_t session_life(void)
@@ -56,207 +61,299 @@ uint64_t session_life(void)
 	return life;
 }
 
-void session_init(void)
+/**
+ * session_in_grace - may there be sessions that have not claimed yet what they held?
+ */
+bool session_in_grace(void)
 {
-	do
-		randombytes_buf(&life, sizeof(life));
-	while (!life);
-	for (unsigned int i = 0; i < SHARDS; i++)
-		pthread_mutex_init(&shards[i].lock, NULL);
-}
-
-static struct hold_list *lock_holds(const struct wfs_fh *fh, struct hold_shard **sh)
-{
-	uint64_t hash = handle_hash(fh);
-
-	*sh = &shards[hash % SHARDS];
-	pthread_mutex_lock(&(*sh)->lock);
-	return &(*sh)->buckets[hash / SHARDS % BUCKETS];
-}
-
-static struct hold *find_hold(struct hold_list *list, struct session *s, const struct wfs_fh *fh)
-{
-	struct hold *h;
-
-	LIST_FOREACH(h, list, list)
-		if (h->session == s && !memcmp(&h->fh, fh, sizeof(*fh)))
-			return h;
-	return NULL;
-}
-
-static void free_hold(struct hold *h)
-{
-	if (h->pin)
-		atomic_fetch_sub(&npins, 1);
-	file_put(h->pin);
-	atomic_fetch_sub(&h->session->holds, 1);
-	atomic_fetch_sub(&nholds, 1);
-	free(h);
+	return now_seconds() < atomic_load_explicit(&grace_end, memory_order_relaxed);
 }
 
 /**
- * hold_add - a session opens an inode; before it does, so that an unlink after that sees the hold
+ * session_settling - or requests that were answered before the restart and will come again?
  */
-int hold_add(struct session *s, const struct wfs_fh *fh)
+bool session_settling(void)
 {
-	struct hold_shard *sh;
-	struct hold_list *list;
-	struct wfs_fh key;
-	struct hold *h;
-	int err = 0;
+	return now_seconds() < atomic_load_explicit(&grace_end, memory_order_relaxed) +
+	       MIN(SETTLE_SECONDS, (time_t)cfg.lease);
+}
 
-	handle_with_rights(fh, 0, &key);
-	list = lock_holds(&key, &sh);
-	h = find_hold(list, s, &key);
-	if (h) {
-		h->count++;
-	} else if (atomic_load(&nholds) >= HOLDS_MAX ||
-		   atomic_load(&s->holds) >= SESSION_HOLDS_MAX) {
-		err = -ENFILE;
-	} else if (!(h = calloc(1, sizeof(*h)))) {
-		err = -ENOMEM;
-	} else {
-		h->fh = key;
-		h->session = s;
-		h->count = 1;
-		atomic_fetch_add(&s->holds, 1);
-		atomic_fetch_add(&nholds, 1);
-		LIST_INSERT_HEAD(list, h, list);
+/* Under sessions_lock. */
+static void claimed(struct session *s)
+{
+	if (!(atomic_fetch_and(&s->head->flags, ~HEAD_RECLAIM) & HEAD_RECLAIM) || --unclaimed)
+		return;
+	if (session_in_grace())
+		atomic_store(&grace_end, now_seconds());
+}
+
+/* There is something that the session has to claim after a restart: a hold, a lock. */
+void session_claims(struct session *s)
+{
+	if (!(atomic_load_explicit(&s->head->flags, memory_order_relaxed) & HEAD_CLAIMS))
+		atomic_fetch_or(&s->head->flags, HEAD_CLAIMS);
+}
+
+/* ---- files ---- */
+
+struct file_name {
+	char s[2 * WFS_SESSION_LEN + 1];
+};
+
+static struct file_name file_name(const struct session *s)
+{
+	struct file_name n;
+
+	sodium_bin2hex(n.s, sizeof(n.s), s->id, WFS_SESSION_LEN);
+	return n;
+}
+
+static int open_session(const struct session *s, int flags)
+{
+	int fd;
+
+	do
+		fd = openat(dir_fd, file_name(s).s, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
+	while (fd < 0 && (errno == EMFILE || errno == ENFILE) && file_evict());
+	return fd < 0 ? -errno : fd;
+}
+
+/* Blocks that are there cannot be missing when the mapping is written to, which would be SIGBUS. */
+static int reserve(int fd, off_t from, off_t len)
+{
+	return -posix_fallocate(fd, from, len);
+}
+
+static int map_session(struct session *s, int fd)
+{
+	void *p = mmap(NULL, SESSION_FILE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	s->head = p;
+	s->records = (char *)p + SESSION_HEAD_SIZE;
+	return 0;
+}
+
+static void free_memory(struct session *s)
+{
+	if (s->head)
+		munmap(s->head, SESSION_FILE_SIZE);
+	pthread_mutex_destroy(&s->grow);
+	free(s);
+}
+
+static struct session *alloc_session(void)
+{
+	struct session *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	pthread_mutex_init(&s->grow, NULL);
+	for (unsigned int i = 0; i < WFS_CONNS_MAX; i++)
+		s->sock[i] = -1;
+	return s;
+}
+
+static int create_session(struct session **ret)
+{
+	struct session *s = alloc_session();
+	int fd, err;
+
+	if (!s)
+		return -ENOMEM;
+	randombytes_buf(s->id, sizeof(s->id));
+	fd = open_session(s, O_RDWR | O_CREAT | O_EXCL);
+	if (fd < 0) {
+		free_memory(s);
+		return fd;
 	}
-	pthread_mutex_unlock(&sh->lock);
+	err = ftruncate(fd, SESSION_FILE_SIZE) ? -errno : reserve(fd, 0, SESSION_HEAD_SIZE);
+	if (!err)
+		err = map_session(s, fd);
+	close(fd);
+	if (err) {
+		unlinkat(dir_fd, file_name(s).s, 0);
+		free_memory(s);
+		return err;
+	}
+	s->head->file_size = SESSION_FILE_SIZE;
+	atomic_signal_fence(memory_order_release);
+	s->head->magic = HEAD_MAGIC;
+	*ret = s;
+	return 0;
+}
+
+/**
+ * session_grow - make sure that a group of the session's records can be written to
+ *
+ * When there is no room on the disk they are kept in memory, and a restart forgets them.
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int session_grow(struct session *s, unsigned int group)
+{
+	_Atomic uint64_t *word = &s->head->groups[group / 64];
+	uint64_t bit = 1ull << group % 64;
+	size_t offset = group * REPLAY_GROUP_SIZE;
+	int fd, err = 0;
+
+	if ((s->have[group / 64] | atomic_load(word)) & bit)
+		return 0;
+	pthread_mutex_lock(&s->grow);
+	if ((s->have[group / 64] | atomic_load(word)) & bit)
+		goto out;
+	fd = open_session(s, O_RDWR);
+	err = fd < 0 ? fd : reserve(fd, SESSION_HEAD_SIZE + offset, REPLAY_GROUP_SIZE);
+	if (fd >= 0)
+		close(fd);
+	if (!err) {
+		atomic_fetch_or(word, bit);
+		goto out;
+	}
+	log_limited("--state-dir %s: %s: a restart would forget what a client has done", cfg.state_dir,
+		    strerror(-err));
+	err = 0;
+	if (mmap(s->records + offset, REPLAY_GROUP_SIZE, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+		err = -ENOMEM;
+	else
+		atomic_fetch_or(&s->have[group / 64], bit);
+out:
+	pthread_mutex_unlock(&s->grow);
 	return err;
 }
 
-/* No hold is no error: the session may be younger than the I/O handle, after a restart. */
-void hold_drop(struct session *s, const struct wfs_fh *fh)
+static int64_t now_real(void)
 {
-	struct hold_shard *sh;
-	struct hold_list *list;
-	struct wfs_fh key;
-	struct hold *h;
-
-	handle_with_rights(fh, 0, &key);
-	list = lock_holds(&key, &sh);
-	h = find_hold(list, s, &key);
-	if (h && --h->count)
-		h = NULL;
-	if (h)
-		LIST_REMOVE(h, list);
-	pthread_mutex_unlock(&sh->lock);
-	if (h)
-		free_hold(h);
+	return time(NULL);
 }
 
-static bool is_held(const struct wfs_fh *fh, bool unpinned)
+/* Is the file one that we wrote to the end, and of a session whose lease is not over? */
+static bool good_head(const struct session_head *h)
 {
-	struct hold_shard *sh;
-	struct hold_list *list = lock_holds(fh, &sh);
-	struct hold *h;
-
-	LIST_FOREACH(h, list, list)
-		if (!memcmp(&h->fh, fh, sizeof(*fh)) && !(unpinned && h->pin))
-			break;
-	pthread_mutex_unlock(&sh->lock);
-	return h;
+	if (h->magic != HEAD_MAGIC || h->file_size != SESSION_FILE_SIZE)
+		return false;
+	return !h->left || now_real() < h->left + (int64_t)cfg.lease;
 }
 
-/**
- * hold_pin - the last link of an inode is gone: keep it for those who have it open
- * @fh: the inode
- * @fd: O_PATH, or opened for something; stays the caller's
- */
-void hold_pin(const struct wfs_fh *fh, int fd)
+static int load_session(const char *name)
 {
-	struct hold_shard *sh;
-	struct hold_list *list;
-	struct wfs_fh key;
-	struct file *file;
-	struct hold *h;
-	int rw;
+	struct session *s = alloc_session();
+	off_t size;
+	int fd, err;
 
-	handle_with_rights(fh, 0, &key);
-	if (!is_held(&key, true))
-		return;
-	if (atomic_load(&npins) >= cfg.max_pins) {
-		log_limited("too many deleted files are open, one is lost");
-		return;
+	if (!s)
+		return -ENOMEM;
+	err = sodium_hex2bin(s->id, sizeof(s->id), name, strlen(name), NULL, NULL, NULL) ||
+	      strlen(name) != 2 * sizeof(s->id) ? -EINVAL : 0;
+	fd = err ? err : open_session(s, O_RDWR);
+	if (fd < 0) {
+		free_memory(s);
+		return fd;
 	}
-	rw = open_file_of(fd, O_RDWR);
-	if (rw < 0)
-		rw = open_file_of(fd, O_RDONLY);
-	file = rw < 0 ? NULL : malloc(sizeof(*file));
-	if (!file) {
-		log_limited("an open file that was deleted is lost: %s", strerror(errno));
-		return;
+	size = lseek(fd, 0, SEEK_END);
+	err = size == SESSION_FILE_SIZE ? reserve(fd, 0, SESSION_HEAD_SIZE) : -EINVAL;
+	if (!err)
+		err = map_session(s, fd);
+	if (!err && !good_head(s->head))
+		err = -EINVAL;
+	for (unsigned int i = 0; !err && i < REPLAY_GROUPS; i++)
+		if (atomic_load(&s->head->groups[i / 64]) & 1ull << i % 64)
+			err = reserve(fd, SESSION_HEAD_SIZE + (off_t)i * REPLAY_GROUP_SIZE,
+				      REPLAY_GROUP_SIZE);
+	close(fd);
+	if (err) {
+		free_memory(s);
+		return err;
 	}
-	*file = (struct file){ .fh = key, .fd = rw, .refs = 1 };
+	/* One that does not come back is not to be kept by the next restart and the one after. */
+	if (!s->head->left)
+		s->head->left = now_real();
+	s->expires = now_seconds() + cfg.lease;
+	if (atomic_load(&s->head->flags) & (HEAD_CLAIMS | HEAD_RECLAIM)) {
+		atomic_store(&s->head->flags, HEAD_RECLAIM);
+		unclaimed++;
+	}
+	LIST_INSERT_HEAD(&sessions, s, list);
+	nsessions++;
+	return 0;
+}
 
-	list = lock_holds(&key, &sh);
-	LIST_FOREACH(h, list, list) {
-		if (h->pin || memcmp(&h->fh, &key, sizeof(key)))
+static void load_sessions(void)
+{
+	DIR *d = fdopendir(dup(dir_fd));
+	const struct dirent *e;
+
+	if (!d)
+		die("--state-dir %s: %s", cfg.state_dir, strerror(errno));
+	while ((e = readdir(d))) {
+		if (e->d_name[0] == '.')
 			continue;
-		h->pin = file_ref(file);
-		atomic_fetch_add(&npins, 1);
+		if (nsessions >= SESSIONS_MAX || load_session(e->d_name))
+			unlinkat(dir_fd, e->d_name, 0);
 	}
-	pthread_mutex_unlock(&sh->lock);
-	file_put(file);
+	closedir(d);
 }
 
-/* The pinned file of an inode whose last link is gone, whoever pinned it; or NULL. */
-struct file *hold_pinned(const struct wfs_fh *fh)
+/* A file can be made here: better to know now than when a client comes. */
+static void try_file(void)
 {
-	struct file *file = NULL;
-	struct hold_shard *sh;
-	struct hold_list *list;
-	struct wfs_fh key;
-	struct hold *h;
+	int fd = openat(dir_fd, ".try", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	int err = fd < 0 ? errno : -reserve(fd, 0, SESSION_HEAD_SIZE);
 
-	if (!atomic_load(&npins))
-		return NULL;
-	handle_with_rights(fh, 0, &key);
-	list = lock_holds(&key, &sh);
-	LIST_FOREACH(h, list, list) {
-		if (h->pin && !memcmp(&h->fh, &key, sizeof(key))) {
-			file = file_ref(h->pin);
-			break;
-		}
+	if (fd >= 0) {
+		close(fd);
+		unlinkat(dir_fd, ".try", 0);
 	}
-	pthread_mutex_unlock(&sh->lock);
-	return file;
+	if (err == ENOSPC || err == EDQUOT)
+		log_msg("--state-dir %s: %s: there can be no new sessions", cfg.state_dir, strerror(err));
+	else if (err)
+		die("--state-dir %s: %s", cfg.state_dir, strerror(err));
 }
 
-/* Nobody can add to the holds of a session that is on no list and has no users. */
-static void free_session(struct session *s)
+void session_init(void)
 {
-	struct hold_list gone = LIST_HEAD_INITIALIZER(gone);
-	struct hold *h, *next;
+	char path[PATH_MAX];
 
-	for (unsigned int i = 0; i < SHARDS && atomic_load(&s->holds); i++) {
-		pthread_mutex_lock(&shards[i].lock);
-		for (unsigned int b = 0; b < BUCKETS; b++) {
-			for (h = LIST_FIRST(&shards[i].buckets[b]); h; h = next) {
-				next = LIST_NEXT(h, list);
-				if (h->session != s)
-					continue;
-				LIST_REMOVE(h, list);
-				LIST_INSERT_HEAD(&gone, h, list);
-			}
-		}
-		pthread_mutex_unlock(&shards[i].lock);
-		while ((h = LIST_FIRST(&gone))) {
-			LIST_REMOVE(h, list);
-			free_hold(h);
-		}
-	}
-	free(s);
+	do
+		randombytes_buf(&life, sizeof(life));
+	while (!life);
+
+	snprintf(path, sizeof(path), "%s/%s.sessions", cfg.state_dir, cfg.export_id);
+	if (mkdir(path, 0700) && errno != EEXIST)
+		die("%s: %s", path, strerror(errno));
+	dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (dir_fd < 0)
+		die("%s: %s", path, strerror(errno));
+	try_file();
+	load_sessions();
+	atomic_store(&grace_end, now_seconds() + (unclaimed ? (time_t)cfg.lease : -SETTLE_SECONDS));
+	if (nsessions)
+		log_msg("%u sessions go on, %u of them have to claim what they held", nsessions, unclaimed);
+}
+
+/* ---- ends ---- */
+
+/*
+ * All that the session has goes: holds, locks, its file.  Called once when the session ends, while
+ * requests of it may be under way yet; and again when there are none, before its memory goes.
+ */
+static void release_all(struct session *s)
+{
+	hold_end(s);
+	unlinkat(dir_fd, file_name(s).s, 0);
 }
 
 /* Under sessions_lock. */
 static void end_session(struct session *s)
 {
 	LIST_REMOVE(s, list);
-	LIST_INSERT_HEAD(&ended, s, list);
 	nsessions--;
+	s->ended = true;
+	claimed(s);
+	if (!s->users)
+		LIST_INSERT_HEAD(&ended, s, list);
 }
 
 /*
@@ -275,73 +372,30 @@ static bool end_oldest(void)
 	return oldest;
 }
 
-/* Under sessions_lock. */
-static struct session *new_session(void)
+/**
+ * session_end - its client says that it is done
+ */
+void session_end(struct session *s)
 {
-	struct session *s;
+	bool end;
 
-	if (nsessions >= SESSIONS_MAX && !end_oldest())
-		return NULL;
-	s = calloc(1, sizeof(*s));
-	if (!s)
-		return NULL;
-	randombytes_buf(s->id, sizeof(s->id));
-	for (unsigned int i = 0; i < WFS_CONNS_MAX; i++)
-		s->sock[i] = -1;
-	LIST_INSERT_HEAD(&sessions, s, list);
-	nsessions++;
-	return s;
+	pthread_mutex_lock(&sessions_lock);
+	end = !s->ended;
+	if (end)
+		end_session(s);
+	pthread_mutex_unlock(&sessions_lock);
+	if (end)
+		release_all(s);
 }
 
 /**
- * session_join - a connection says HELLO
- * @id: all zero for a new session
- * @conn: the connection's index; a connection that has it already is broken without knowing,
- *	and is shut
- * @sock: the connection's
- *
- * Return: 0, -ESTALE when there is no such session, -ENFILE when there are too many.
+ * session_reclaimed - its client says that it has claimed all that it held before the restart
  */
-int session_join(const uint8_t *id, unsigned int conn, int sock, struct session **ret)
-{
-	struct session *s;
-	int err = 0;
-
-	pthread_mutex_lock(&sessions_lock);
-	if (sodium_is_zero(id, WFS_SESSION_LEN)) {
-		s = new_session();
-		err = s ? 0 : -ENFILE;
-	} else {
-		LIST_FOREACH(s, &sessions, list)
-			if (!sodium_memcmp(s->id, id, WFS_SESSION_LEN))
-				break;
-		err = s ? 0 : -ESTALE;
-	}
-	if (!err) {
-		s->users++;
-		if (s->sock[conn] >= 0)
-			shutdown(s->sock[conn], SHUT_RDWR);
-		s->sock[conn] = sock;
-		*ret = s;
-	}
-	pthread_mutex_unlock(&sessions_lock);
-	return err;
-}
-
-/* The connection ends; what it still has under way keeps the session until session_put(). */
-void session_leave(struct session *s, unsigned int conn, int sock)
+void session_reclaimed(struct session *s)
 {
 	pthread_mutex_lock(&sessions_lock);
-	if (s->sock[conn] == sock)
-		s->sock[conn] = -1;
-	pthread_mutex_unlock(&sessions_lock);
-}
-
-void session_put(struct session *s)
-{
-	pthread_mutex_lock(&sessions_lock);
-	if (!--s->users)
-		s->expires = now_seconds() + SESSION_LEASE;
+	if (!s->ended)
+		claimed(s);
 	pthread_mutex_unlock(&sessions_lock);
 }
 
@@ -350,7 +404,7 @@ void session_expire(time_t now)
 	struct session *s, *next;
 
 	pthread_mutex_lock(&sessions_lock);
-	for (s = LIST_FIRST(&sessions); s; s = next) {
+	for (s = LIST_FIRST(&sessions); s && !stopping; s = next) {
 		next = LIST_NEXT(s, list);
 		if (!s->users && s->expires <= now)
 			end_session(s);
@@ -358,9 +412,115 @@ void session_expire(time_t now)
 	while ((s = LIST_FIRST(&ended))) {
 		LIST_REMOVE(s, list);
 		pthread_mutex_unlock(&sessions_lock);
-		free_session(s);
+		release_all(s);
+		free_memory(s);
 		pthread_mutex_lock(&sessions_lock);
 	}
+	pthread_mutex_unlock(&sessions_lock);
+}
+
+/* ---- connections ---- */
+
+/* Takes the place of the list's lock: the file is made without it. */
+static int new_session(struct session **ret)
+{
+	struct session *s;
+	int err;
+
+	err = create_session(&s);
+	if (err)
+		return err;
+	pthread_mutex_lock(&sessions_lock);
+	if (nsessions >= SESSIONS_MAX && !end_oldest()) {
+		pthread_mutex_unlock(&sessions_lock);
+		release_all(s);
+		free_memory(s);
+		return -ENFILE;
+	}
+	LIST_INSERT_HEAD(&sessions, s, list);
+	nsessions++;
+	*ret = s;
+	return 0;
+}
+
+/* With sessions_lock held afterwards, if it is found. */
+static int find_session(const uint8_t *id, struct session **ret)
+{
+	struct session *s;
+
+	pthread_mutex_lock(&sessions_lock);
+	LIST_FOREACH(s, &sessions, list) {
+		if (!sodium_memcmp(s->id, id, WFS_SESSION_LEN)) {
+			*ret = s;
+			return 0;
+		}
+	}
+	pthread_mutex_unlock(&sessions_lock);
+	return -ESTALE;
+}
+
+/**
+ * session_join - a connection says HELLO
+ * @id: all zero for a new session
+ * @conn: the connection's index
+ * @sock: the connection's
+ * @flags: WFS_SESSION_*
+ *
+ * There is never more than one connection of an index that has a request under way.  So one that
+ * still is there, which must be broken without knowing, is shut, and the new one has to wait until
+ * the last system call of the old one is over: then a request that comes again is not carried out
+ * while it still is.
+ *
+ * Return: 0, -EBUSY as said, -ESTALE when there is no such session, -ENFILE when there are too
+ * many, or what the file system of the state directory says.
+ */
+int session_join(const uint8_t *id, unsigned int conn, int sock, struct session **ret, uint32_t *flags)
+{
+	bool fresh = sodium_is_zero(id, WFS_SESSION_LEN);
+	struct session *s;
+	int err;
+
+	err = fresh ? new_session(&s) : find_session(id, &s);
+	if (err)
+		return err;
+	if (s->sock[conn] >= 0) {
+		shutdown(s->sock[conn], SHUT_RDWR);
+		err = -EBUSY;
+	} else {
+		s->users++;
+		s->head->left = 0;
+		s->sock[conn] = sock;
+		*flags = (fresh ? 0 : WFS_SESSION_KNOWN) |
+			 (atomic_load(&s->head->flags) & HEAD_RECLAIM ? WFS_SESSION_RECLAIM : 0);
+		*ret = s;
+	}
+	pthread_mutex_unlock(&sessions_lock);
+	return err;
+}
+
+/* A connection is no more; nothing is under way on it.  Its socket is closed after that. */
+void session_leave(struct session *s, unsigned int conn)
+{
+	pthread_mutex_lock(&sessions_lock);
+	s->sock[conn] = -1;
+	if (!--s->users) {
+		s->expires = now_seconds() + cfg.lease;
+		/* When it is us who go the client did not leave. */
+		if (!stopping)
+			s->head->left = now_real();
+		if (s->ended)
+			LIST_INSERT_HEAD(&ended, s, list);
+	}
+	pthread_mutex_unlock(&sessions_lock);
+}
+
+/**
+ * session_stop - the server ends: from here on no session does
+ */
+void session_stop(void)
+{
+	pthread_mutex_lock(&sessions_lock);
+	stopping = true;
 	pthread_mutex_unlock(&sessions_lock);
 }
 

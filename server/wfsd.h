@@ -4,7 +4,7 @@
  *
  * Order of locks, outermost first; one that is not listed is a leaf:
  *	loop.lock > sessions_lock
- *	dir lock (change.c) > hold shard (session.c), cache shard (file.c)
+ *	dir lock (change.c) > hold shard (hold.c), cache shard (file.c)
  * A dir lock is taken by an operation, which runs without the loop's lock.
  */
 #ifndef _WFSD_H
@@ -27,6 +27,7 @@
 #define WFSD_VERSION	"0.1"
 
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
+#define INFLIGHT_MAX	256	/* slots of a connection */
 #define MIN(a, b)	((a) < (b) ? (a) : (b))
 #define MAX(a, b)	((a) > (b) ? (a) : (b))
 
@@ -46,6 +47,8 @@ struct config {
 	uid_t		anon_uid;
 	gid_t		anon_gid;
 	unsigned int	threads;
+	unsigned int	lease;		/* seconds that a session lives without a connection */
+	char		export_id[33];	/* names what is kept for this export in the state directory */
 	int		root_fd;	/* the export, O_RDONLY for open_by_handle_at() */
 	struct wfs_fh	root_fh;
 	int		proc_fd;	/* /proc/self/fd, every worker's working directory */
@@ -95,8 +98,8 @@ struct request {
 	gid_t		gid;
 	uint32_t	ngroups;
 
-	uint32_t	flags;		/* of the operation */
-	uint32_t	count;		/* READ, READDIR, *XATTR: most data; ACCESS: mask */
+	uint32_t	flags;		/* of the operation; SESSION: what */
+	uint32_t	count;		/* READ, READDIR, *XATTR: most data; ACCESS: mask; SESSION: holds */
 	uint64_t	offset;		/* READ, WRITE; READDIR: cookie */
 	uint32_t	mode;
 	uint32_t	umask;
@@ -183,28 +186,56 @@ unsigned int file_cached(void);
 
 /* ---- session.c ---- */
 
+/* The file of a session: a head, then a record for each slot of each connection, in groups. */
+#define REPLAY_RECORD_SIZE	1280
+#define REPLAY_GROUP		16		/* records; the group is pages */
+#define REPLAY_GROUP_SIZE	((size_t)REPLAY_GROUP * REPLAY_RECORD_SIZE)
+#define REPLAY_GROUPS		(WFS_CONNS_MAX * (INFLIGHT_MAX / REPLAY_GROUP))
+#define SESSION_HEAD_SIZE	4096
+#define SESSION_FILE_SIZE	(SESSION_HEAD_SIZE + REPLAY_GROUPS * REPLAY_GROUP_SIZE)
+
+/**
+ * struct session - the connections of one mount
+ * @head, @records: its file, mapped
+ * @grow: one session_grow() at a time
+ * @have: groups of records that are only in memory
+ */
 struct session {
 	uint8_t			id[WFS_SESSION_LEN];
+	struct session_head	*head;
+	char			*records;
+	pthread_mutex_t		grow;
+	_Atomic uint64_t	have[REPLAY_GROUPS / 64];
 	atomic_uint		stuck;		/* requests in file system calls that take long */
 	atomic_uint		holds;
-	unsigned int		users;		/* these four: under sessions_lock */
+	unsigned int		users;		/* these five: under sessions_lock */
+	bool			ended;		/* no HELLO finds it any more */
 	time_t			expires;	/* when there are no users */
 	int			sock[WFS_CONNS_MAX];	/* -1, or the connection of that index */
 	LIST_ENTRY(session)	list;
 };
 
-#define SESSION_LEASE	90	/* seconds */
-
 void session_init(void);
 uint64_t session_life(void);
-int session_join(const uint8_t *id, unsigned int conn, int sock, struct session **s);
-void session_leave(struct session *s, unsigned int conn, int sock);	/* before sock is closed */
-void session_put(struct session *s);
+bool session_in_grace(void);
+bool session_settling(void);
+int session_join(const uint8_t *id, unsigned int conn, int sock, struct session **s, uint32_t *flags);
+void session_leave(struct session *s, unsigned int conn);
+void session_claims(struct session *s);
+void session_reclaimed(struct session *s);
+void session_end(struct session *s);
+int session_grow(struct session *s, unsigned int group);
 void session_expire(time_t now);
+void session_stop(void);
 unsigned int session_count(void);
 
+/* ---- hold.c ---- */
+
+void hold_init(void);
 int hold_add(struct session *s, const struct wfs_fh *fh);
+int hold_set(struct session *s, const struct wfs_fh *fh, unsigned int count);
 void hold_drop(struct session *s, const struct wfs_fh *fh);
+void hold_end(struct session *s);
 void hold_pin(const struct wfs_fh *fh, int fd);
 struct file *hold_pinned(const struct wfs_fh *fh);
 
@@ -332,6 +363,7 @@ struct conn {
 
 	struct session		*session;
 	unsigned int		index;
+	time_t			hello;		/* when HELLO came first, while it has to wait */
 	struct limits		lim;
 	uint64_t		slots[WFS_SLOTS_MAX / 64];	/* occupied by a request */
 
