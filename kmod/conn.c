@@ -176,7 +176,7 @@ static struct wfs_req *wfs_conn_next(struct wfs_conn *conn, bool *more)
 		if (!conn->inflight++)
 			conn->progress = jiffies;
 		req->slot = slot;
-		req->seq = ++conn->slots[slot].seq;
+		req->seq = conn->slots[slot].seq = wfs_seq_next(conn->slots[slot].seq);
 		wfs_req_set_state(req, WFS_REQ_SENT);
 		wfs_req_rewind(req);
 		conn->slots[slot].req = req;
@@ -356,6 +356,7 @@ static int wfs_recv_hdr(struct wfs_conn *conn)
 static void wfs_recv_next(struct wfs_conn *conn)
 {
 	struct wfs_req *req = conn->recv_req;
+	u32 data_len = le32_to_cpu(conn->recv_hdr.data_len);
 
 	conn->recv_off = 0;
 	switch (conn->recv_state) {
@@ -366,7 +367,9 @@ static void wfs_recv_next(struct wfs_conn *conn)
 			return;
 		fallthrough;
 	case WFS_RECV_BODY:
-		conn->recv_left = le32_to_cpu(conn->recv_hdr.data_len);
+		if (!req->error && wfs_check_body(req->op, req->body, req->rep, data_len))
+			wfs_req_malformed(req);
+		conn->recv_left = data_len;
 		conn->recv_state = WFS_RECV_DATA;
 		if (conn->recv_left)
 			return;
@@ -671,7 +674,7 @@ static int wfs_hello(struct wfs_conn *conn, struct socket *sock)
 	err = wfs_hello_io(sock, &rep, sizeof(rep), false);
 	if (err)
 		return err;
-	err = wfs_check_hello(&rep, sess->opt.rsize, sess->opt.wsize, max_inflight);
+	err = wfs_check_hello(&req.body, &rep);
 	if (err)
 		return err;
 	if (sess->agreed) {
@@ -786,8 +789,8 @@ static void wfs_recover(struct wfs_conn *conn)
 	wfs_conn_teardown(conn);
 
 	spin_lock_bh(&conn->lock);
-	/* one that breaks again before it brought any reply is no reason to hurry */
-	if (conn->state == WFS_CONN_BROKEN && conn->fruitless++)
+	/* one that breaks again before it brought any reply, or whose server talks nonsense, is no reason to hurry */
+	if (conn->state == WFS_CONN_BROKEN && (conn->fruitless++ || conn->error == -EPROTO))
 		wfs_conn_set_state(conn, WFS_CONN_WAITING);
 	else if (conn->state != WFS_CONN_CLOSED)
 		wfs_conn_set_state(conn, WFS_CONN_CONNECTING);

@@ -194,8 +194,8 @@ static struct wfs_req *wfs_make_req(struct inode *dir, struct dentry *dentry, u8
 	return req;
 }
 
-/* Send a request that makes a name, and take over what it made, which is to be of type @type. */
-static int wfs_make(struct inode *dir, struct dentry *dentry, struct wfs_req *req, umode_t type)
+/* Send a request that makes a name, and take over what it made. */
+static int wfs_make(struct inode *dir, struct dentry *dentry, struct wfs_req *req)
 {
 	const struct wfs_make_rep *rep = (const void *)req->rep;
 	struct inode *inode;
@@ -211,10 +211,6 @@ static int wfs_make(struct inode *dir, struct dentry *dentry, struct wfs_req *re
 	if (err)
 		goto out;
 	inode = wfs_iget_entry(dir->i_sb, &rep->entry, req->start);
-	if (!IS_ERR(inode) && (inode->i_mode & S_IFMT) != type) {
-		iput(inode);
-		inode = ERR_PTR(-EIO);
-	}
 	err = PTR_ERR_OR_ZERO(inode);
 	if (!err)
 		err = wfs_dentry_made(dir, dentry, inode);
@@ -227,7 +223,7 @@ static int wfs_mkdir(struct mnt_idmap *idmap, struct inode *dir, struct dentry *
 {
 	struct wfs_req *req = wfs_make_req(dir, dentry, WFS_OP_MKDIR, mode & 07777, 0, 0);
 
-	return req ? wfs_make(dir, dentry, req, S_IFDIR) : -ENOMEM;
+	return req ? wfs_make(dir, dentry, req) : -ENOMEM;
 }
 
 static int wfs_mknod(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode,
@@ -241,7 +237,7 @@ static int wfs_mknod(struct mnt_idmap *idmap, struct inode *dir, struct dentry *
 	body = req->body;
 	body->rdev_major = cpu_to_le32(MAJOR(rdev));
 	body->rdev_minor = cpu_to_le32(MINOR(rdev));
-	return wfs_make(dir, dentry, req, mode & S_IFMT);
+	return wfs_make(dir, dentry, req);
 }
 
 static int wfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode,
@@ -262,7 +258,7 @@ static int wfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry
 	if (!req)
 		return -ENOMEM;
 	memcpy(req->body + sizeof(struct wfs_create_req) + dentry->d_name.len, target, len);
-	return wfs_make(dir, dentry, req, S_IFLNK);
+	return wfs_make(dir, dentry, req);
 }
 
 static int wfs_link(struct dentry *old, struct inode *dir, struct dentry *dentry)
@@ -439,18 +435,10 @@ static int wfs_atomic_open(struct inode *dir, struct dentry *dentry, struct file
 		goto out;
 	}
 	rep = (const void *)req->rep;
-	if (wfs_check_fh(&rep->io)) {
-		err = -EIO;
-		goto out;
-	}
 	err = wfs_update_dir(dir, &rep->dir, req->start);
 	if (err)
 		goto out_close;
 	inode = wfs_iget_entry(dir->i_sb, &rep->entry, req->start);
-	if (!IS_ERR(inode) && !S_ISREG(inode->i_mode)) {
-		iput(inode);
-		inode = ERR_PTR(-EIO);
-	}
 	err = PTR_ERR_OR_ZERO(inode);
 	if (err) {
 		d_drop(dentry);

@@ -31,8 +31,7 @@ static int wfs_send_open(struct inode *inode, u32 flags, struct wfs_fh *io)
 	if (!err) {
 		rep = (const void *)req->rep;
 		*io = rep->io;
-		err = wfs_check_fh(io) ? -EIO :
-		      wfs_update_attr_wire(inode, &rep->attr, req->start, WFS_ATTR_OPENED);
+		err = wfs_update_attr_wire(inode, &rep->attr, req->start, WFS_ATTR_OPENED);
 	}
 	wfs_req_put(req);
 	return err;

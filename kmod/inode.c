@@ -155,19 +155,18 @@ out:
 /**
  * wfs_update_attr_wire - the same from a reply's body
  * @inode: the inode
- * @wire: attributes as received
+ * @wire: attributes as received, checked
  * @start: as wfs_update_attr()
  * @from: as wfs_update_attr()
  *
- * Return: 0, -EIO when they are malformed, -ESTALE when they are those of something else.
+ * Return: 0, or -ESTALE when they are those of something else.
  */
 int wfs_update_attr_wire(struct inode *inode, const struct wfs_attr *wire, u64 start,
 			 enum wfs_attr_from from)
 {
 	struct wfs_iattr attr;
 
-	if (wfs_decode_attr(wire, &attr))
-		return -EIO;
+	wfs_decode_attr(wire, &attr);
 	if ((inode->i_mode ^ attr.mode) & S_IFMT)
 		return -ESTALE;
 	wfs_update_attr(inode, &attr, start, from);
@@ -272,8 +271,7 @@ struct inode *wfs_iget_entry(struct super_block *sb, const struct wfs_entry *ent
 {
 	struct wfs_iattr attr;
 
-	if (wfs_check_fh(&entry->fh) || wfs_decode_attr(&entry->attr, &attr))
-		return ERR_PTR(-EIO);
+	wfs_decode_attr(&entry->attr, &attr);
 	return wfs_iget(sb, &entry->fh, &attr, start);
 }
 

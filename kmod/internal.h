@@ -31,66 +31,11 @@
 #include <linux/workqueue.h>
 
 #include "compat.h"
-#include "wfs_proto.h"
+#include "proto.h"
 
 struct wfs_conn;
 struct wfs_req;
 struct wfs_session;
-
-/* ---- proto.c: every check of what comes off the wire ---- */
-
-/**
- * struct wfs_iattr - struct wfs_attr, checked and in the CPU's byte order
- * @ino: inode number
- * @size: bytes, at most MAX_LFS_FILESIZE
- * @blocks: units of 512 bytes
- * @change: differs when the file does; see @flags
- * @atime, @mtime, @ctime, @btime: times
- * @mode: type (one of the seven) and permissions
- * @nlink: links
- * @uid, @gid: owner in the initial user namespace
- * @rdev: of a device node
- * @flags: WFS_ATTR_*
- */
-struct wfs_iattr {
-	u64			ino;
-	u64			size;
-	u64			blocks;
-	u64			change;
-	struct timespec64	atime, mtime, ctime, btime;
-	umode_t			mode;
-	u32			nlink;
-	u32			uid, gid;
-	u32			rdev_major, rdev_minor;
-	u32			flags;
-};
-
-/**
- * struct wfs_dentry - struct wfs_dirent, checked
- * @cookie: where to go on after it
- * @ino: inode number
- * @name: the name, not terminated
- * @name_len: its length in bytes
- * @type: DT_*
- * @plus: its handle and attributes, or NULL
- */
-struct wfs_dentry {
-	u64			cookie;
-	u64			ino;
-	const char		*name;
-	unsigned int		name_len;
-	unsigned int		type;
-	const struct wfs_entry	*plus;
-};
-
-int wfs_errno_from_wire(u32 status);
-int wfs_check_reply(const struct wfs_rep_hdr *hdr, u8 op, u32 data_max);
-int wfs_check_hello(const struct wfs_hello_rep *rep, u32 max_read, u32 max_write, u32 max_inflight);
-int wfs_check_fh(const struct wfs_fh *fh);
-int wfs_decode_attr(const struct wfs_attr *wire, struct wfs_iattr *attr);
-int wfs_decode_dirent(const void *data, size_t len, struct wfs_dentry *de);
-bool wfs_name_ok(const char *name, size_t len);
-const char *wfs_op_name(u8 op);
 
 /* ---- request.c: one request from its making to its end ---- */
 
@@ -143,7 +88,7 @@ enum wfs_req_state {
  * @dst: where received data goes, as the maker set it
  * @dst_left: what of @dst is still free
  * @data_len: bytes of data received
- * @rep: body of the reply, valid without error
+ * @rep: body of the reply, valid and checked without error
  * @error: 0 or a negative errno, valid from WFS_REQ_DONE on
  * @complete: called once, in process context (the connection's work item or its recovery); must not sleep
  *	for another request's end
@@ -209,6 +154,7 @@ int wfs_req_buf(struct wfs_req *req, size_t len, bool source);
 void wfs_req_rewind(struct wfs_req *req);
 void wfs_req_set_state(struct wfs_req *req, enum wfs_req_state state);
 void wfs_req_end(struct wfs_req *req);
+void wfs_req_malformed(struct wfs_req *req);
 int wfs_req_call(struct wfs_req *req);
 void wfs_put_name(void *to, const struct qstr *name);
 

@@ -11,12 +11,18 @@
  * @off: bytes of its data that were given out
  * @pos: position of the entry at @off
  * @eof: there is nothing after these entries
+ * @mark: position of an earlier READDIR, which no later one may come back to
+ * @mark_left: READDIRs until @mark moves on
+ * @mark_step: READDIRs from the last move to the next, doubled with each
  */
 struct wfs_dir_file {
 	struct wfs_req	*req;
 	size_t		off;
 	loff_t		pos;
 	bool		eof;
+	loff_t		mark;
+	u64		mark_left;
+	u64		mark_step;
 };
 
 static int wfs_dir_open(struct inode *inode, struct file *file)
@@ -70,8 +76,24 @@ static void wfs_dir_prime(struct dentry *parent, const struct wfs_dentry *de, u6
 	dput(dentry);
 }
 
-/* Replace the entries by those from @pos on. */
-static int wfs_dir_fetch(struct file *file, loff_t pos)
+/*
+ * Does the listing go round in a circle?  The mark moves ever more rarely, so that sooner or later it stands still
+ * for longer than the circle is (Brent's algorithm).
+ */
+static bool wfs_dir_loops(struct wfs_dir_file *df, loff_t pos)
+{
+	if (pos == df->mark)
+		return true;
+	if (!--df->mark_left) {
+		df->mark = pos;
+		df->mark_step *= 2;
+		df->mark_left = df->mark_step;
+	}
+	return false;
+}
+
+/* Replace the entries by those from @pos on; @sought: which is not where the last ones ended. */
+static int wfs_dir_fetch(struct file *file, loff_t pos, bool sought)
 {
 	struct wfs_dir_file *df = file->private_data;
 	struct inode *dir = file_inode(file);
@@ -82,7 +104,6 @@ static int wfs_dir_fetch(struct file *file, loff_t pos)
 	struct wfs_dentry de;
 	struct wfs_req *req;
 	size_t off = 0;
-	u64 last = pos;
 	int err;
 
 	wfs_req_put(df->req);
@@ -102,25 +123,21 @@ static int wfs_dir_fetch(struct file *file, loff_t pos)
 	if (err)
 		goto err;
 
-	df->eof = ((struct wfs_readdir_rep *)req->rep)->eof;
+	df->eof = ((struct wfs_readdir_rep *)req->rep)->eof != 0;
+	if (sought) {
+		df->mark = pos;
+		df->mark_step = df->mark_left = 1;
+	} else if (wfs_dir_loops(df, pos)) {
+		pr_warn_ratelimited("wfs: %s: a directory's listing goes round in a circle\n",
+				    req->sess->opt.source);
+		err = -ELOOP;
+		goto err;
+	}
 	while (off < req->data_len) {
-		int len = wfs_decode_dirent(req->buf + off, req->data_len - off, &de);
-
-		if (len < 0) {
-			pr_warn_ratelimited("wfs: malformed directory entry from the server\n");
-			err = -EIO;
-			goto err;
-		}
+		off += wfs_decode_dirent(req->buf + off, &de);
 		if (de.plus)
 			wfs_dir_prime(file->f_path.dentry, &de, req->start, gen);
-		last = de.cookie;
-		off += len;
 		cond_resched();
-	}
-	/* a listing that does not get on never ends */
-	if (!df->eof && last == pos) {
-		err = -EIO;
-		goto err;
 	}
 	df->req = req;
 	df->off = 0;
@@ -136,7 +153,8 @@ static int wfs_iterate(struct file *file, struct dir_context *ctx)
 	struct wfs_dir_file *df = file->private_data;
 	struct inode *dir = file_inode(file);
 	struct wfs_dentry de;
-	int err, len;
+	size_t len;
+	int err;
 
 	/* rewound: show what there is now */
 	if (!ctx->pos && df->off) {
@@ -145,16 +163,14 @@ static int wfs_iterate(struct file *file, struct dir_context *ctx)
 	}
 	for (;;) {
 		if (!df->req || df->pos != ctx->pos) {
-			err = wfs_dir_fetch(file, ctx->pos);
+			err = wfs_dir_fetch(file, ctx->pos, !ctx->pos || df->pos != ctx->pos);
 			if (err)
 				return err;
 		}
 		while (df->off < df->req->data_len) {
 			u64 ino;
 
-			len = wfs_decode_dirent(df->req->buf + df->off, df->req->data_len - df->off, &de);
-			if (len < 0)
-				return -EIO;
+			len = wfs_decode_dirent(df->req->buf + df->off, &de);
 			ino = de.ino;
 			if (de.name_len == 1 && de.name[0] == '.')
 				ino = dir->i_ino;

@@ -210,6 +210,16 @@ void wfs_req_end(struct wfs_req *req)
 	wfs_req_put(req);
 }
 
+/**
+ * wfs_req_malformed - a reply's body or data is not what the protocol allows
+ * @req: the request, which fails with -EIO.  The stream is still in step: other requests have no part in it.
+ */
+void wfs_req_malformed(struct wfs_req *req)
+{
+	pr_warn_ratelimited("wfs: %s: malformed reply to %s\n", req->sess->opt.source, wfs_op_name(req->op));
+	req->error = -EIO;
+}
+
 static void wfs_req_wake(struct wfs_req *req)
 {
 	complete(&req->done);
@@ -230,6 +240,8 @@ int wfs_req_call(struct wfs_req *req)
 		set_bit(WFS_REQ_ABANDONED, &req->flags);
 		return -EINTR;
 	}
+	if (!req->error && wfs_check_data(req->op, req->body, req->buf, req->data_len))
+		wfs_req_malformed(req);
 	return req->error;
 }
 

@@ -199,7 +199,7 @@ static int wfs_statfs(struct dentry *dentry, struct kstatfs *buf)
 	if (!err) {
 		rep = (const void *)req->rep;
 		buf->f_type = WFS_SUPER_MAGIC;
-		buf->f_bsize = le32_to_cpu(rep->bsize) ?: PAGE_SIZE;
+		buf->f_bsize = le32_to_cpu(rep->bsize);
 		buf->f_frsize = buf->f_bsize;
 		buf->f_blocks = le64_to_cpu(rep->blocks);
 		buf->f_bfree = le64_to_cpu(rep->bfree);

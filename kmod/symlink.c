@@ -19,8 +19,6 @@ static const char *wfs_get_link(struct dentry *dentry, struct inode *inode, stru
 	err = wfs_req_buf(req, WFS_TARGET_MAX, false);
 	if (!err)
 		err = wfs_req_call(req);
-	if (!err && (!req->data_len || memchr(req->buf, 0, req->data_len)))
-		err = -EIO;
 	target = err ? ERR_PTR(err) : kmemdup_nul(req->buf, req->data_len, GFP_KERNEL);
 	wfs_req_put(req);
 	if (IS_ERR_OR_NULL(target))

@@ -37,9 +37,7 @@ static ssize_t wfs_xattr_read(struct inode *inode, u8 op, const char *name, void
 		ret = wfs_req_call(req);
 	if (!ret) {
 		ret = size ? req->data_len : le32_to_cpu(((struct wfs_xattr_rep *)req->rep)->size);
-		if (ret > WFS_XATTR_MAX)
-			ret = -EIO;
-		else if (size)
+		if (size)
 			memcpy(value, req->buf, ret);
 	}
 	wfs_req_put(req);
@@ -79,12 +77,7 @@ static int wfs_xattr_set(const struct xattr_handler *handler, struct mnt_idmap *
 
 ssize_t wfs_listxattr(struct dentry *dentry, char *list, size_t size)
 {
-	ssize_t len = wfs_xattr_read(d_inode(dentry), WFS_OP_LISTXATTR, "", list, size);
-
-	/* names are strings to whoever reads them */
-	if (len > 0 && size && list[len - 1])
-		return -EIO;
-	return len;
+	return wfs_xattr_read(d_inode(dentry), WFS_OP_LISTXATTR, "", list, size);
 }
 
 static const struct xattr_handler wfs_xattr_user = {
