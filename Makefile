@@ -4,6 +4,9 @@
 #	make				module, server, tools, man pages
 #	make install modules_install	put them into the system (DESTDIR=, PREFIX=, KDIR=)
 #	make check			all tests, in a guest (T="read write": only these)
+#	make check-debug		the suite under KASAN, lockdep, kmemleak and injected failures (slow; T= too)
+#	make check-all			check, then the part of check-debug that fits CI's time
+#	make coverage			which lines of the module the last check-debug reached
 #	make demo			mount in a guest, measure, print a table
 #	make sparse			sparse and W=1 over the module
 #	make deps			install the Debian packages that all this needs
@@ -84,6 +87,22 @@ guest-build:
 check: deps
 	tools/check $(T)
 
+# The module as the debug kernel takes it, in a copy: its objects are not those of the other kernel.
+debug-build: guest-build
+	tools/debug-kernel
+	@mkdir -p build/debug/kmod
+	@cp -pu Kbuild build/debug && cp -pu kmod/*.[ch] build/debug/kmod
+	$(MAKE) $(JOBS) -C build/debug-kernel/build M=$(CURDIR)/build/debug GCOV_PROFILE=y modules
+
+check-debug: deps
+	tools/check --debug $(T)
+
+check-all: deps
+	tools/check --all
+
+coverage:
+	tools/coverage
+
 demo: deps
 	$(MAKE) -s guest-build
 	tools/vm --timeout 900 -- tools/demo
@@ -93,4 +112,5 @@ clean:
 	rm -f wfs.ko wfs.o wfs.mod wfs.mod.[co] modules.order Module.symvers .*.cmd .*.o
 	rm -f kmod/*.o kmod/*.mod kmod/.*.cmd kmod/.*.d
 
-.PHONY: all module server san tools tests man install modules_install sparse deps guest-build check demo clean
+.PHONY: all module server san tools tests man install modules_install sparse deps guest-build check debug-build check-debug check-all \
+	coverage demo clean

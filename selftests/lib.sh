@@ -5,7 +5,9 @@
 # COMMAND..." for each thing that has to hold, runs C programs with "program", and ends with "finish",
 # which unmounts, unloads the module and fails the test when one of them does not work.
 #
-# selftests/run sets WFS_TOP, WFS_BUILD and WFS_OUT.  With WFS_TEST_DIR set, setup mounts nothing and the
+# selftests/run sets WFS_TOP, WFS_BUILD and WFS_OUT.  WFS_SLOW=N multiplies the time limits of within, wait_for and
+# program (and, by wfs_test.h, of C programs); limits of a test's own go through "slow".  With WFS_SHORT=1 loads are
+# to be short: see "reps".  With WFS_TEST_DIR set, setup mounts nothing and the
 # test runs in that directory: so is a test itself tested.
 
 set -u
@@ -38,6 +40,21 @@ server_log=
 started=$SECONDS
 module_loaded=
 log_checked=
+
+# slow SECONDS: a time limit, on a kernel that is WFS_SLOW times slower; fractions are for sleep
+slow()
+{
+	case $1 in
+	*.*) awk "BEGIN { print $1 * ${WFS_SLOW:-1} }" ;;
+	*) echo $(($1 * ${WFS_SLOW:-1})) ;;
+	esac
+}
+
+# reps N: how often to repeat something: N times, or a tenth where loads are to be short
+reps()
+{
+	if [ "${WFS_SHORT:-}" = 1 ] && [ "$1" -ge 10 ]; then echo $(($1 / 10)); else echo "$1"; fi
+}
 
 # ---- TAP ----
 
@@ -150,7 +167,7 @@ program()
 	what=$(basename "$1")
 	[ -x "$1" ] || { not_ok "$1 is not there (make -C selftests)"; return 1; }
 	log=$WFS_OUT/$NAME.$what.log
-	timeout -k 15 "$limit" "$@" >"$log" 2>&1
+	timeout -k 15 "$(slow "$limit")" "$@" >"$log" 2>&1
 	status=$?
 	while IFS= read -r line; do
 		case $line in
@@ -188,7 +205,7 @@ program()
 # wait_for SECONDS COMMAND...: poll until the command succeeds
 wait_for()
 {
-	local until=$((SECONDS + $1))
+	local until=$((SECONDS + $(slow "$1")))
 	shift
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $until ] || return 1
@@ -199,7 +216,7 @@ wait_for()
 # within SECONDS COMMAND...: the command's exit code, or 124 when it took longer
 within()
 {
-	timeout -k 5 "$@"
+	timeout -k 5 "$(slow "$1")" "${@:2}"
 }
 
 # ---- background processes ----
@@ -247,6 +264,12 @@ running_child()
 in_guest()
 {
 	[ "$(findmnt -no FSTYPE /)" = overlay ] && [ "$(hostname)" = wfs-guest ]
+}
+
+# Is this the kernel of tools/debug-kernel?
+debug_kernel()
+{
+	[ -e /sys/kernel/debug/failslab ]
 }
 
 load_module()
@@ -330,6 +353,16 @@ start_server_again()
 listening_or_dead()
 {
 	! running_child "$WFS_SERVER_PID" || listening $PORT
+}
+
+# cut_connections [PORT]: reset the established connections to a server of this namespace
+cut_connections()
+{
+	if debug_kernel; then		# which has no INET_DIAG_DESTROY for ss
+		python3 "$WFS_TOP/selftests/cut.py" "${1:-$PORT}"
+	else
+		ss -K state established "dport = :${1:-$PORT}" >/dev/null
+	fi
 }
 
 stop_server()

@@ -9,6 +9,8 @@
  *	WFS_REMOUNT	shell command that unmounts and mounts again; default: drop the caches
  *	WFS_SERVER_PID	process of the server
  *	WFS_STATS	the module's directory in debugfs, with MOUNT/ops for the only mount
+ *	WFS_SLOW	what time limits are multiplied by; default 1
+ *	WFS_SHORT	1: long loads are to be shortened, see reps()
  *	WFS_XATTR_MAX	largest xattr value that the export takes; default 2000
  */
 #ifndef _WFS_TEST_H
@@ -22,9 +24,30 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+/* On a slow kernel everything has more time, the harness's limits for each test among it. */
+static inline unsigned int slow(unsigned int seconds)
+{
+	const char *factor = getenv("WFS_SLOW");
+
+	return factor && atoi(factor) > 0 ? seconds * atoi(factor) : seconds;
+}
+#define alarm(seconds) alarm(slow(seconds))
+
 #include <kselftest_harness.h>
+
+/* How often to repeat something: all @n times, or a tenth where loads are to be short. */
+static inline int reps(int n)
+{
+	const char *is_short = getenv("WFS_SHORT");
+
+	return is_short && !strcmp(is_short, "1") && n >= 10 ? n / 10 : n;
+}
 
 /* A system call that has to succeed; evaluates once, says why it failed. */
 #define OK(call) do {							\
