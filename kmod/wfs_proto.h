@@ -219,6 +219,7 @@ struct wfs_entry {
 /* wfs_hello_rep.export_flags */
 #define WFS_EXPORT_RDONLY	0x1
 #define WFS_EXPORT_ROOT_SQUASH	0x2
+#define WFS_EXPORT_ACL		0x4	/* its file system has POSIX ACLs */
 
 /* wfs_hello_rep.session_flags */
 #define WFS_SESSION_KNOWN	0x1	/* it is the session that was asked for: what it has done is remembered */
@@ -642,9 +643,8 @@ struct wfs_copy_req {
 };
 
 struct wfs_copy_rep {
-	__le64		copied;		/* bytes */
-	__le64		verifier;	/* as wfs_write_rep's */
-	struct wfs_attr	attr;		/* of the file copied to */
+	__le64			copied;	/* bytes */
+	struct wfs_write_rep	wrote;	/* as if that had been written to the file copied to */
 };
 
 #endif /* _WFS_PROTO_H */

@@ -41,6 +41,10 @@ SET_MODE, SET_UID, SET_GID, SET_SIZE, SET_ATIME, SET_MTIME, SET_ATIME_NOW, SET_M
 RACY = 2
 PLUS = 1
 STABLE = 1
+RDONLY, ROOT_SQUASH, HAS_ACL = 1, 2, 4
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
+SEEK_DATA, SEEK_HOLE = 3, 4
+ACL_ACCESS, ACL_DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 
 REQ = struct.Struct("<IBBHIIIIIHH")
 REP = struct.Struct("<IBBHIIIIQ")
@@ -240,6 +244,17 @@ class Conn:
         body = self.ok(COMMIT, fh + struct.pack("<II", flags, 0))
         return struct.unpack_from("<Q", body)[0], Attr(body[8:])
 
+    def allocate(self, io, offset, len, mode=0, cred=None):
+        body = self.ok(ALLOCATE, b_allocate(io, offset, len, mode), cred=cred)
+        return struct.unpack_from("<Q", body)[0], Attr(body[8:])
+
+    def seek(self, io, offset, whence):
+        return struct.unpack("<Q", self.ok(SEEK, b_seek(io, offset, whence)))[0]
+
+    def copy(self, io, offset, to, to_offset, len, cred=None):
+        body = self.ok(COPY, b_copy(io, offset, to, to_offset, len), cred=cred)
+        return struct.unpack_from("<QQ", body) + (Attr(body[16:]),)
+
     def make(self, op, dir, name, mode=0, umask=0, major=0, minor=0, target=b"", cred=None):
         body = self.ok(op, b_create(dir, name, mode, umask, 0, major, minor, target), cred=cred)
         return body[:FH], Attr(body[FH:ENTRY]), DirChange(body[ENTRY:])
@@ -337,6 +352,18 @@ def b_read(io, offset, count):
 
 def b_write(io, offset, flags=0):
     return io + struct.pack("<QII", offset, flags, 0)
+
+
+def b_allocate(io, offset, len, mode=0):
+    return io + struct.pack("<QQII", offset, len, mode, 0)
+
+
+def b_seek(io, offset, whence):
+    return io + struct.pack("<QII", offset, whence, 0)
+
+
+def b_copy(io, offset, to, to_offset, len):
+    return io + to + struct.pack("<QQQ", offset, to_offset, len)
 
 
 def b_readdir(dir, cookie, count, flags):
@@ -520,7 +547,7 @@ def sanitized():
 def hello_agrees_on_limits(s):
     c = conn(s)
     check(c.version, 1)
-    check(c.export_flags, 2)
+    check(c.export_flags, ROOT_SQUASH | HAS_ACL)
     check((c.max_read, c.max_write), (4 << 20, 4 << 20))
     check((c.anon_uid, c.anon_gid), (65534, 65534))
     check(c.max_conns, 64)
@@ -759,6 +786,9 @@ def tree_is_made_and_removed(s):
         c.make(MKNOD, d, "chr", stat.S_IFCHR | 0o666, major=1, minor=3)
     with fails(errno.EINVAL):
         c.make(MKNOD, d, "dir", stat.S_IFDIR | 0o755)
+    for bit in (0x10000, 1 << 31):
+        with fails(errno.EINVAL):
+            c.make(MKNOD, d, "bits", stat.S_IFIFO | 0o644 | bit)
     fh, attr, _ = c.make(SYMLINK, d, "sym", target="t" * 4095)
     assert stat.S_ISLNK(attr.mode)
     check(c.ok(READLINK, fh), b"t" * 4095)
@@ -1330,7 +1360,7 @@ def xattr_test(s):
     rep = c.call(LISTXATTR, b_xattr(f.fh))
     check((struct.unpack("<II", rep.body)[0], rep.data), (size, b""))
     check(c.call(LISTXATTR, b_xattr(f.fh, size=size - 1)).status, errno.ERANGE)
-    for name in ("trusted.secret", "security.x", "system.posix_acl_access", "user.", "other"):
+    for name in ("trusted.secret", "security.x", "system.nfs4_acl", "system.posix_acl", "user.", "other"):
         with fails(errno.EOPNOTSUPP):
             get(name)
         with fails(errno.EOPNOTSUPP):
@@ -1369,6 +1399,203 @@ def xattrs_ext4(s):
 @test(fs="xfs")
 def xattrs_xfs(s):
     xattr_test(s)
+
+
+@test(fs="ext4")
+def acls(s):
+    other, group = (2000, 2000, ()), (3000, 1000, ())
+    c = conn(s)
+    assert c.export_flags & HAS_ACL
+    f = c.create(c.root, "f", mode=0o640)
+    d = c.mkdir(c.root, "d", 0o750)[0]
+
+    def acl(*entries):
+        return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *e) for e in entries)
+
+    def set_(fh, name, value, cred=None):
+        return Attr(c.ok(SETXATTR, b_xattr(fh, name), value, cred=cred))
+
+    none = 0xffffffff
+    value = acl((1, 6, none), (2, 4, 2000), (4, 4, none), (16, 4, none), (32, 0, none))
+    with fails(errno.EACCES):
+        c.open(f.fh, O_READ, cred=other)
+    with fails(errno.EPERM):
+        set_(f.fh, ACL_ACCESS, value, cred=other)
+    before = c.getattr(f.fh).change
+    a = set_(f.fh, ACL_ACCESS, value)
+    assert a.change != before
+    check(os.getxattr(s.path("f"), ACL_ACCESS), value)
+    c.open(f.fh, O_READ, cred=other)
+    check(c.access(f.fh, 6, cred=other), 4)
+    rep = c.call(GETXATTR, b_xattr(f.fh, ACL_ACCESS, 65536), cred=other)
+    check(rep.data, value)
+    check(c.call(LISTXATTR, b_xattr(f.fh, size=100)).data, ACL_ACCESS.encode() + b"\0")
+    # The mode's group bits are the mask.
+    check(stat.S_IMODE(c.setattr(f.fh, SET_MODE, mode=0o600).mode), 0o600)
+    with fails(errno.EACCES):
+        c.open(f.fh, O_READ, cred=other)
+    c.ok(REMOVEXATTR, b_xattr(f.fh, ACL_ACCESS))
+    check(c.call(GETXATTR, b_xattr(f.fh, ACL_ACCESS, 65536)).status, errno.ENODATA)
+    # A default ACL is inherited, and the umask has no say.
+    default = acl((1, 7, none), (2, 7, 2000), (4, 5, none), (16, 7, none), (32, 0, none))
+    set_(d, ACL_DEFAULT, default)
+    check(stat.S_IMODE(c.create(d, "x", mode=0o666, umask=0o077).attr.mode), 0o660)
+    check(stat.S_IMODE(c.mkdir(d, "y", 0o777, umask=0o077)[1].mode), 0o770)
+    check(os.getxattr(s.path("d/y"), ACL_DEFAULT), default)
+    check(stat.S_IMODE(c.make(MKNOD, d, "z", stat.S_IFIFO | 0o622, umask=0o077)[1].mode), 0o620)
+    check(stat.S_IMODE(c.create(c.root, "x", mode=0o666, umask=0o027).attr.mode), 0o640)
+    for bad in (b"", b"x", value[:-1], struct.pack("<I", 3) + value[4:], acl((1, 6, none)), acl((99, 6, none)),
+                b"\xff" * 4096, struct.pack("<I", 2) + b"\0" * 8):
+        rep = c.call(SETXATTR, b_xattr(f.fh, ACL_ACCESS), bad)
+        # An ACL of nothing is none.
+        want = (0,) if not bad else (errno.EINVAL, errno.EOPNOTSUPP)
+        assert rep.status in want, (bad, rep.status)
+    check(c.call(SETXATTR, b_xattr(f.fh, ACL_DEFAULT), default).status, errno.EACCES)
+    c.make(SYMLINK, c.root, "l", target="f")
+    check(c.call(SETXATTR, b_xattr(c.walk("l"), ACL_ACCESS), value).status, errno.EOPNOTSUPP)
+
+
+@test(fs="btrfs")
+def export_without_acls(s):
+    s.stop()
+    sh("mount -o remount,noacl " + s.dir)
+    s.start()
+    c = conn(s)
+    check(c.export_flags & HAS_ACL, 0)
+    f = c.create(c.root, "f")
+    for op, body, data in ((GETXATTR, b_xattr(f.fh, ACL_ACCESS, 100), b""),
+                           (SETXATTR, b_xattr(f.fh, ACL_ACCESS), struct.pack("<I", 2)),
+                           (REMOVEXATTR, b_xattr(f.fh, ACL_ACCESS), b"")):
+        check(c.call(op, body, data).status, errno.EOPNOTSUPP, "op %d" % op)
+
+
+# ---- parts of files ----
+
+def range_test(s, zero):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    c.write(f.io, 0, b"x" * (1 << 20))
+    v, a = c.allocate(f.io, 1 << 20, 1 << 20)
+    check((v, a.size), (c.verifier, 2 << 20))
+    assert a.blocks * 512 >= 2 << 20
+    check(c.allocate(f.io, 2 << 20, 1 << 20, KEEP_SIZE)[1].size, 2 << 20)
+    before = c.getattr(f.fh).change
+    a = c.allocate(f.io, 4096, 8192, PUNCH_HOLE | KEEP_SIZE)[1]
+    check(a.size, 2 << 20)
+    assert a.change != before, "the change value stays"
+    check(a.change, c.getattr(f.fh).change)
+    check(c.read(f.io, 0, 16384), b"x" * 4096 + bytes(8192) + b"x" * 4096)
+    check([c.seek(f.io, p, w) for p, w in ((0, SEEK_DATA), (0, SEEK_HOLE), (4096, SEEK_DATA), (5000, SEEK_HOLE))],
+          [0, 4096, 12288, 5000])
+    for where in (2 << 20, (1 << 63) - 1):
+        for whence in (SEEK_DATA, SEEK_HOLE):
+            with fails(errno.ENXIO):
+                c.seek(f.io, where, whence)
+    if zero:
+        check(c.allocate(f.io, 1, 3, ZERO_RANGE | KEEP_SIZE)[1].size, 2 << 20)
+        check(c.read(f.io, 0, 6), b"x\0\0\0xx")
+        check(c.allocate(f.io, 0, 3 << 20, ZERO_RANGE)[1].size, 3 << 20)
+        check(c.read(f.io, 0, 3 << 20), bytes(3 << 20))
+    else:
+        with fails(errno.EOPNOTSUPP):
+            c.allocate(f.io, 0, 3, ZERO_RANGE)
+    # Rights are those of the handle; any I/O handle may seek.
+    ro, wo = c.open(f.fh, O_READ), c.open(f.fh, O_WRITE)
+    for fh in (ro, f.fh):
+        with fails(errno.EBADF):
+            c.allocate(fh, 0, 1)
+    c.seek(ro, 0, SEEK_HOLE)
+    c.seek(wo, 0, SEEK_HOLE)
+    with fails(errno.EBADF):
+        c.seek(f.fh, 0, SEEK_HOLE)
+    c.setattr(f.fh, SET_MODE, mode=0)
+    c.allocate(wo, 0, 1)
+    # The kernel takes setuid and setgid from a file that its user changes.
+    c.setattr(f.fh, SET_MODE, mode=0o6777)
+    a = c.allocate(wo, 0, 1, PUNCH_HOLE | KEEP_SIZE, cred=(2000, 2000, ()))[1]
+    check(stat.S_IMODE(a.mode), 0o777)
+    # What can't be.
+    for args in ((0, 1, PUNCH_HOLE), (0, 1, PUNCH_HOLE | ZERO_RANGE | KEEP_SIZE), (0, 1, 4), (0, 1, 8),
+                 (0, 1, 0x20), (0, 1, 1 << 31), (0, 0, 0)):
+        with fails(errno.EINVAL):
+            c.allocate(f.io, *args)
+    for args in ((1, (1 << 63) - 1), (1 << 63, 1), ((1 << 64) - 1, 1), (1, (1 << 64) - 1)):
+        with fails(errno.EFBIG):
+            c.allocate(f.io, *args)
+    check(c.call(ALLOCATE, f.io + struct.pack("<QQII", 0, 1, 0, 1)).status, errno.EINVAL)
+    for whence in (0, 1, 2, 5, 1 << 31):
+        with fails(errno.EINVAL):
+            c.seek(f.io, 0, whence)
+    with fails(errno.EINVAL):
+        c.seek(f.io, 1 << 63, SEEK_DATA)
+    check(c.call(SEEK, f.io + struct.pack("<QII", 0, SEEK_DATA, 1)).status, errno.EINVAL)
+
+
+@test(fs="ext4")
+def parts_of_files_ext4(s):
+    range_test(s, zero=True)
+    c = conn(s)
+    f = c.create(c.root, "big")
+    with fails(errno.ENOSPC):
+        c.allocate(f.io, 0, 1 << 40)
+
+
+@test
+def parts_of_files_tmpfs(s):
+    range_test(s, zero=False)
+
+
+def copy_test(s):
+    c = conn(s)
+    f, g = c.create(c.root, "f"), c.create(c.root, "g")
+    data = os.urandom(1 << 20)
+    c.write(f.io, 0, data)
+    n, v, a = c.copy(f.io, 0, g.io, 0, 1 << 20)
+    check((n, v, a.size, a.ino), (1 << 20, c.verifier, 1 << 20, g.attr.ino))
+    check(c.read(g.io, 0, 2 << 20), data)
+    check(a.change, c.getattr(g.fh).change)
+    check(c.copy(f.io, 100, g.io, (1 << 20) + 7, 1000)[0], 1000)
+    check(c.read(g.io, 1 << 20, 5000), bytes(7) + data[100:1100])
+    # Up to the end of the source, and behind it nothing.
+    check(c.copy(f.io, (1 << 20) - 5, g.io, 0, 1 << 30)[0], 5)
+    check(c.copy(f.io, 1 << 20, g.io, 0, 10)[0], 0)
+    check(c.copy(f.io, (1 << 63) - 2, g.io, 0, 1)[0], 0)
+    # Within a file, but not over itself.
+    check(c.copy(g.io, 0, g.io, 3 << 20, 5)[0], 5)
+    with fails(errno.EINVAL):
+        c.copy(f.io, 0, f.io, 5, 10)
+    # One request copies a bounded piece.
+    c.setattr(f.io, SET_SIZE, size=200 << 20)
+    n = c.copy(f.io, 0, g.io, 0, 200 << 20)[0]
+    assert 1 << 20 <= n <= 64 << 20, n
+    ro, wo = c.open(f.fh, O_READ), c.open(g.fh, O_WRITE)
+    check(c.copy(ro, 0, wo, 0, 3)[0], 3)
+    for one, two in ((wo, wo), (ro, ro), (f.fh, wo), (ro, g.fh), (c.root, wo), (ro, c.root)):
+        with fails(errno.EBADF):
+            c.copy(one, 0, two, 1000, 3)
+    forged = bytearray(wo)
+    forged[40] ^= 1
+    with fails(errno.ESTALE):
+        c.copy(ro, 0, bytes(forged), 0, 3)
+    c.setattr(g.fh, SET_MODE, mode=0o6777)
+    a = c.copy(ro, 0, wo, 0, 3, cred=(2000, 2000, ()))[2]
+    check(stat.S_IMODE(a.mode), 0o777)
+    for args in ((0, 0, 0), (1 << 63, 0, 1), (1, 0, (1 << 63) - 1), (0, 0, 1 << 63)):
+        with fails(errno.EINVAL):
+            c.copy(f.io, args[0], g.io, args[1], args[2])
+    for args in ((0, 1 << 63, 1), (0, 1, (1 << 63) - 1), (0, (1 << 64) - 1, 2)):
+        with fails(errno.EFBIG):
+            c.copy(f.io, args[0], g.io, args[1], args[2])
+
+
+@test
+def copy_tmpfs(s):
+    copy_test(s)
+
+
+@test(fs="xfs")
+def copy_xfs(s):
+    copy_test(s)
 
 
 # ---- rights ----
@@ -2067,7 +2294,7 @@ def read_only_export(s):
     os.chmod(s.path("f"), 0o666)
     os.mkdir(s.path("d"))
     c = conn(s)
-    check(c.export_flags, 3)
+    check(c.export_flags, RDONLY | ROOT_SQUASH | HAS_ACL)
     f, d = c.walk("f"), c.walk("d")
     io = c.open(f, O_READ)
     check(c.read(io, 0, 10), b"data")
@@ -2083,7 +2310,43 @@ def read_only_export(s):
         check(c.call(op, body).status, errno.EROFS, "op %d" % op)
     check(c.call(SETXATTR, b_xattr(f, "user.a"), b"x").status, errno.EROFS)
     check(c.call(WRITE, b_write(io, 0), b"x").status, errno.EROFS)
+    check(c.call(ALLOCATE, b_allocate(io, 0, 1)).status, errno.EROFS)
+    check(c.call(COPY, b_copy(io, 0, io, 100, 1)).status, errno.EROFS)
+    check(c.seek(io, 0, SEEK_HOLE), 4)
     check(open(s.path("f")).read(), "data")
+
+
+@test
+def read_only_disk(s):
+    c = conn(s)
+    both, write, gone = c.create(c.root, "f"), c.create(c.root, "g", O_WRITE), c.create(c.root, "h")
+    c.write(both.io, 0, b"data")
+    c.write(write.io, 0, b"data")
+    s.stop()
+    sh("mount -o remount,ro " + s.dir)
+    s.start()
+    c = conn(s)
+    for _ in range(2):
+        check(c.read(both.io, 0, 10), b"data")
+        check(c.seek(both.io, 0, SEEK_HOLE), 4)
+        check(c.getattr(both.io).size, 4)
+        c.commit(both.io)
+        c.commit(write.io)
+        check(c.seek(write.io, 0, SEEK_DATA), 0)
+        with fails(errno.EBADF):
+            c.read(write.io, 0, 10)
+        for f in (both, write):
+            for op, body, data in ((WRITE, b_write(f.io, 0), b"x"), (ALLOCATE, b_allocate(f.io, 0, 1), b""),
+                                   (COPY, b_copy(both.io, 0, f.io, 10, 1), b""),
+                                   (SETATTR, b_setattr(f.io, SET_SIZE, size=1), b""),
+                                   (SETATTR, b_setattr(f.fh, SET_SIZE, size=1), b"")):
+                check(c.call(op, body, data).status, errno.EROFS, "op %d" % op)
+    sh("mount -o remount,rw " + s.dir)
+    c.write(both.io, 0, b"DATA")
+    c.setattr(write.io, SET_SIZE, size=1)
+    check(c.copy(both.io, 0, write.io, 10, 4)[0], 4)
+    check(open(s.path("f")).read(), "DATA")
+    check(open(s.path("g"), "rb").read(), b"d" + bytes(9) + b"DATA")
 
 
 @test(start=False)

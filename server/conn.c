@@ -447,7 +447,8 @@ static int hello(struct worker *w, struct conn *c)
 	*r = (struct wfs_hello_rep){
 		.version = htole32(WFS_VERSION),
 		.export_flags = htole32((cfg.read_only ? WFS_EXPORT_RDONLY : 0) |
-					(cfg.root_squash ? WFS_EXPORT_ROOT_SQUASH : 0)),
+					(cfg.root_squash ? WFS_EXPORT_ROOT_SQUASH : 0) |
+					(cfg.acl ? WFS_EXPORT_ACL : 0)),
 		.features = htole64(WFS_FEAT_NONE),
 		.verifier = htole64(verifier_get()),
 		.max_read = htole32(c->lim.max_read),

@@ -83,14 +83,7 @@ static struct file *find(struct shard *sh, const struct wfs_fh *fh)
 	return NULL;
 }
 
-/**
- * file_insert - make a descriptor the cache's
- * @fh: its handle
- * @fd: taken over, whatever happens
- *
- * Return: the file, with a reference for the caller; NULL without memory.
- */
-struct file *file_insert(const struct wfs_fh *fh, int fd)
+static struct file *insert(const struct wfs_fh *fh, int fd, bool rdonly)
 {
 	struct shard *sh = shard_of(handle_hash(fh));
 	struct file *file, *other, *victim = NULL;
@@ -100,7 +93,7 @@ struct file *file_insert(const struct wfs_fh *fh, int fd)
 		close(fd);
 		return NULL;
 	}
-	*file = (struct file){ .fh = *fh, .fd = fd, .refs = 2, .cached = true,
+	*file = (struct file){ .fh = *fh, .fd = fd, .refs = 2, .rdonly = rdonly, .cached = true,
 			       .used = now_seconds() };
 
 	pthread_mutex_lock(&sh->lock);
@@ -125,11 +118,35 @@ struct file *file_insert(const struct wfs_fh *fh, int fd)
 }
 
 /**
+ * file_insert - make a descriptor the cache's
+ * @fh: its handle
+ * @fd: taken over, whatever happens
+ *
+ * Return: the file, with a reference for the caller; NULL without memory.
+ */
+struct file *file_insert(const struct wfs_fh *fh, int fd)
+{
+	return insert(fh, fd, false);
+}
+
+static int open_handle(const struct wfs_fh *fh, int flags)
+{
+	int fd;
+
+	do
+		fd = handle_open(fh, flags);
+	while ((fd == -EMFILE || fd == -ENFILE) && file_evict());
+	return fd;
+}
+
+/**
  * file_get - the open file that a handle names
  * @cred: of this thread; root's afterwards if the file had to be opened
  *
  * The rights in a handle were granted when it was made, so a file whose descriptor is not at hand
- * is opened again as root: whoever has it open goes on after a chmod and after our restart.
+ * is opened again as root: whoever has it open goes on after a chmod and after our restart.  When the
+ * disk has become read-only, that is for reading: who may read goes on, and who writes asks
+ * file_get_write().
  *
  * Return: 0 or -errno.
  */
@@ -142,6 +159,7 @@ int file_get(struct cred *cred, const struct wfs_fh *fh, struct file **file)
 		[FH_READ | FH_WRITE] = O_RDWR | O_NONBLOCK | O_NOCTTY,
 	};
 	struct shard *sh = shard_of(handle_hash(fh));
+	bool rdonly;
 	int fd;
 
 	fd = handle_check(fh);
@@ -159,13 +177,43 @@ int file_get(struct cred *cred, const struct wfs_fh *fh, struct file **file)
 		return 0;
 
 	cred_root(cred);
-	do
-		fd = handle_open(fh, modes[handle_rights(fh)]);
-	while ((fd == -EMFILE || fd == -ENFILE) && file_evict());
+	fd = open_handle(fh, modes[handle_rights(fh)]);
+	rdonly = fd == -EROFS;
+	if (rdonly)
+		fd = open_handle(fh, modes[FH_READ]);
 	if (fd < 0)
 		return fd;
-	*file = file_insert(fh, fd);
+	*file = insert(fh, fd, rdonly);
 	return *file ? 0 : -ENOMEM;
+}
+
+/**
+ * file_get_write - the same for who writes
+ *
+ * Return: 0, -EBADF when the handle lacks the right, -EROFS when the disk is read-only, or another
+ * -errno.
+ */
+int file_get_write(struct cred *cred, const struct wfs_fh *fh, struct file **file)
+{
+	int err = file_get(cred, fh, file);
+
+	if (err)
+		return err;
+	if (!(handle_rights(fh) & FH_WRITE)) {
+		file_put(*file);
+		return -EBADF;
+	}
+	if (!(*file)->rdonly)
+		return 0;
+	/* It may have become writable again. */
+	file_put(*file);
+	file_forget(fh);
+	err = file_get(cred, fh, file);
+	if (!err && (*file)->rdonly) {
+		file_put(*file);
+		err = -EROFS;
+	}
+	return err;
 }
 
 /* The inode is gone: its descriptors must not keep its blocks. */

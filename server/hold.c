@@ -171,6 +171,7 @@ void hold_pin(const struct wfs_fh *fh, int fd)
 	struct wfs_fh key;
 	struct file *file;
 	struct hold *h;
+	bool rdonly;
 	int rw;
 
 	handle_with_rights(fh, 0, &key);
@@ -181,14 +182,15 @@ void hold_pin(const struct wfs_fh *fh, int fd)
 		return;
 	}
 	rw = open_file_of(fd, O_RDWR);
-	if (rw < 0)
+	rdonly = rw < 0;
+	if (rdonly)
 		rw = open_file_of(fd, O_RDONLY);
 	file = rw < 0 ? NULL : malloc(sizeof(*file));
 	if (!file) {
 		log_limited("an open file that was deleted is lost: %s", strerror(errno));
 		return;
 	}
-	*file = (struct file){ .fh = key, .fd = rw, .refs = 1 };
+	*file = (struct file){ .fh = key, .fd = rw, .refs = 1, .rdonly = rdonly };
 
 	list = lock_holds(&key, &sh);
 	LIST_FOREACH(h, list, list) {

@@ -19,6 +19,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "wfsd.h"
@@ -358,6 +359,7 @@ static void setup_export(void)
 	cfg.proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (cfg.proc_fd < 0 || fstatfs(cfg.proc_fd, &sfs) || sfs.f_type != PROC_SUPER_MAGIC)
 		die("/proc is needed and not mounted");
+	cfg.acl = fgetxattr(cfg.root_fd, XATTR_ACL_ACCESS, NULL, 0) >= 0 || errno != EOPNOTSUPP;
 	handle_setup();
 }
 

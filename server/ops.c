@@ -113,7 +113,7 @@ void attr_fill(const struct statx *stx, struct wfs_attr *a)
 }
 
 /* The attributes as they are; or as an operation of ours has just left them. */
-static int reply_attr(int fd, struct wfs_attr *attr)
+int reply_attr(int fd, struct wfs_attr *attr)
 {
 	struct statx stx;
 	int err = stat_fd(fd, &stx);
@@ -123,7 +123,7 @@ static int reply_attr(int fd, struct wfs_attr *attr)
 	return err;
 }
 
-static int reply_changed(int fd, struct wfs_attr *attr)
+int reply_changed(int fd, struct wfs_attr *attr)
 {
 	struct statx stx;
 	int err = stat_fd(fd, &stx);
@@ -173,7 +173,7 @@ static int reply_entry(int fd, struct wfs_entry *entry)
 }
 
 /* What most operations begin with. */
-static int get_file(struct op_ctx *op, const struct wfs_fh *fh, struct file **file)
+int get_file(struct op_ctx *op, const struct wfs_fh *fh, struct file **file)
 {
 	int err = file_get(op->cred, fh, file);
 
@@ -279,10 +279,13 @@ static int op_setattr(struct op_ctx *op)
 	struct file *file;
 	int err, err2;
 
-	err = get_file(op, &op->rq->fh, &file);
+	if ((op->rq->flags & WFS_SET_SIZE) && (handle_rights(&op->rq->fh) & FH_WRITE))
+		err = file_get_write(op->cred, &op->rq->fh, &file);
+	else
+		err = file_get(op->cred, &op->rq->fh, &file);
 	if (err)
 		return err;
-	err = set_attributes(file, op->rq);
+	err = cred_assume(op->cred, op->rq) ?: set_attributes(file, op->rq);
 	/* Some of it may have been done before the error. */
 	err2 = reply_changed(file->fd, rep);
 	op->rep->body_len = sizeof(*rep);
@@ -598,11 +601,7 @@ int write_open(struct op_ctx *op, struct file **file)
 
 	if (cfg.read_only)
 		return -EROFS;
-	err = file_get(op->cred, &op->rq->fh, file);
-	if (!err && !(handle_rights(&op->rq->fh) & FH_WRITE)) {
-		file_put(*file);
-		err = -EBADF;
-	}
+	err = file_get_write(op->cred, &op->rq->fh, file);
 	if (err)
 		*file = NULL;
 	return err;
@@ -938,9 +937,12 @@ static int op_statfs(struct op_ctx *op)
 
 #define USER_PREFIX	"user."
 
-static bool user_xattr(const char *name)
+/* What clients may see and set: their own, and ACLs, which the kernel checks and interprets. */
+static bool xattr_allowed(const char *name)
 {
-	return !strncmp(name, USER_PREFIX, strlen(USER_PREFIX)) && name[strlen(USER_PREFIX)];
+	if (!strncmp(name, USER_PREFIX, strlen(USER_PREFIX)))
+		return name[strlen(USER_PREFIX)];
+	return !strcmp(name, XATTR_ACL_ACCESS) || !strcmp(name, XATTR_ACL_DEFAULT);
 }
 
 static ssize_t get_xattr(struct op_ctx *op, const char *path)
@@ -968,7 +970,7 @@ static ssize_t list_xattrs(struct op_ctx *op, const char *path)
 	for (p = op->rep->data; p < op->rep->data + n; p += strlen(p) + 1) {
 		size_t len = strlen(p) + 1;
 
-		if (!user_xattr(p))
+		if (!xattr_allowed(p))
 			continue;
 		memmove(op->rep->data + used, p, len);
 		used += len;
@@ -985,7 +987,7 @@ static int op_getxattr(struct op_ctx *op)
 	ssize_t n;
 	int err;
 
-	if (rq->op == WFS_OP_GETXATTR && !user_xattr(rq->name))
+	if (rq->op == WFS_OP_GETXATTR && !xattr_allowed(rq->name))
 		return -EOPNOTSUPP;
 	err = get_file(op, &rq->fh, &file);
 	if (err)
@@ -1011,7 +1013,7 @@ static int op_setxattr(struct op_ctx *op)
 	struct file *file;
 	int err;
 
-	if (!user_xattr(rq->name))
+	if (!xattr_allowed(rq->name))
 		return -EOPNOTSUPP;
 	err = get_file(op, &rq->fh, &file);
 	if (err)
@@ -1060,6 +1062,9 @@ static const struct {
 	[WFS_OP_LISTXATTR]	= { op_getxattr, false },
 	[WFS_OP_REMOVEXATTR]	= { op_setxattr, true },
 	[WFS_OP_SESSION]	= { op_session, false },
+	[WFS_OP_ALLOCATE]	= { op_allocate, true },
+	[WFS_OP_SEEK]		= { op_seek, false },
+	[WFS_OP_COPY]		= { op_copy, true },
 };
 
 /**
@@ -1081,5 +1086,5 @@ int op_run(struct op_ctx *op)
 
 bool op_slow(const struct request *rq)
 {
-	return rq->op == WFS_OP_COMMIT;
+	return rq->op == WFS_OP_COMMIT || rq->op == WFS_OP_ALLOCATE || rq->op == WFS_OP_COPY;
 }

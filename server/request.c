@@ -185,6 +185,8 @@ static int parse_setattr(const void *body, struct request *rq)
 
 static int check_mknod(const struct request *rq)
 {
+	if (rq->mode & ~(S_IFMT | 07777))
+		return -EINVAL;
 	switch (rq->mode & S_IFMT) {
 	case S_IFREG:
 	case S_IFIFO:
@@ -314,6 +316,64 @@ static int parse_write(const void *body, struct request *rq)
 	if (rq->offset > (uint64_t)INT64_MAX - rq->data_len)
 		return -EFBIG;
 	return 0;
+}
+
+/* No byte of a file lies behind INT64_MAX. */
+static bool range_ok(uint64_t offset, uint64_t len)
+{
+	return offset <= INT64_MAX && len <= (uint64_t)INT64_MAX - offset;
+}
+
+static int parse_allocate(const void *body, struct request *rq)
+{
+	struct wfs_allocate_req b;
+
+	memcpy(&b, body, sizeof(b));
+	rq->fh = b.io;
+	rq->offset = le64toh(b.offset);
+	rq->len = le64toh(b.len);
+	rq->mode = le32toh(b.mode);
+	switch (rq->mode) {
+	case 0:
+	case WFS_ALLOC_KEEP_SIZE:
+	case WFS_ALLOC_KEEP_SIZE | WFS_ALLOC_PUNCH_HOLE:
+	case WFS_ALLOC_ZERO_RANGE:
+	case WFS_ALLOC_KEEP_SIZE | WFS_ALLOC_ZERO_RANGE:
+		break;
+	default:
+		return -EINVAL;
+	}
+	if (b.reserved || !rq->len)
+		return -EINVAL;
+	return range_ok(rq->offset, rq->len) ? 0 : -EFBIG;
+}
+
+static int parse_seek(const void *body, struct request *rq)
+{
+	struct wfs_seek_req b;
+
+	memcpy(&b, body, sizeof(b));
+	rq->fh = b.io;
+	rq->offset = le64toh(b.offset);
+	rq->count = le32toh(b.whence);
+	if (b.reserved || (rq->count != WFS_SEEK_DATA && rq->count != WFS_SEEK_HOLE))
+		return -EINVAL;
+	return rq->offset <= INT64_MAX ? 0 : -EINVAL;
+}
+
+static int parse_copy(const void *body, struct request *rq)
+{
+	struct wfs_copy_req b;
+
+	memcpy(&b, body, sizeof(b));
+	rq->fh = b.from;
+	rq->fh2 = b.to;
+	rq->offset = le64toh(b.from_offset);
+	rq->to_offset = le64toh(b.to_offset);
+	rq->len = le64toh(b.len);
+	if (!rq->len || !range_ok(rq->offset, rq->len))
+		return -EINVAL;
+	return range_ok(rq->to_offset, rq->len) ? 0 : -EFBIG;
 }
 
 static int parse_readdir(const void *body, struct request *rq)
@@ -478,6 +538,15 @@ int request_body(const void *frame, const struct limits *lim, struct request *rq
 		break;
 	case WFS_OP_SESSION:
 		err = parse_session(p, rq);
+		break;
+	case WFS_OP_ALLOCATE:
+		err = parse_allocate(p, rq);
+		break;
+	case WFS_OP_SEEK:
+		err = parse_seek(p, rq);
+		break;
+	case WFS_OP_COPY:
+		err = parse_copy(p, rq);
 		break;
 	}
 	return err ? err : bad_id ? -EINVAL : 0;

@@ -51,6 +51,7 @@ struct config {
 	char		export_id[33];	/* names what is kept for this export in the state directory */
 	int		root_fd;	/* the export, O_RDONLY for open_by_handle_at() */
 	struct wfs_fh	root_fh;
+	bool		acl;		/* its file system has POSIX ACLs */
 	int		proc_fd;	/* /proc/self/fd, every worker's working directory */
 	unsigned int	max_conns;	/* these three are shares of RLIMIT_NOFILE */
 	unsigned int	max_files;
@@ -99,9 +100,11 @@ struct request {
 	uint32_t	ngroups;
 
 	uint32_t	flags;		/* of the operation; SESSION: what */
-	uint32_t	count;		/* READ, READDIR, *XATTR: most data; ACCESS: mask; SESSION: holds */
-	uint64_t	offset;		/* READ, WRITE; READDIR: cookie */
-	uint32_t	mode;
+	uint32_t	count;		/* READ, READDIR, *XATTR: most data; ACCESS: mask; SESSION: holds; SEEK: whence */
+	uint64_t	offset;		/* READ, WRITE, ALLOCATE, SEEK, COPY: from; READDIR: cookie */
+	uint64_t	to_offset;	/* COPY */
+	uint64_t	len;		/* ALLOCATE, COPY */
+	uint32_t	mode;		/* SETATTR, CREATE and its like; ALLOCATE */
 	uint32_t	umask;
 	uint32_t	rdev_major;
 	uint32_t	rdev_minor;
@@ -111,7 +114,7 @@ struct request {
 	struct timespec	set_times[2];
 	struct wfs_hello_req hello;
 	struct wfs_fh	fh;
-	struct wfs_fh	fh2;		/* LINK, RENAME: the second directory */
+	struct wfs_fh	fh2;		/* LINK, RENAME: the second directory; COPY: to */
 	gid_t		groups[WFS_GROUPS_MAX];
 	char		name[WFS_NAME_MAX + 1];
 	char		name2[WFS_TARGET_MAX + 1];	/* RENAME: new name; SYMLINK: target */
@@ -162,12 +165,14 @@ void cred_umask(struct cred *cred, mode_t mask);
  * @fd: O_PATH without rights, else opened for the rights
  * @refs: one for the cache while it is in there, one for each user
  * @suspect: reading it failed after a reply had been promised: read first, promise then
+ * @rdonly: the handle has the right to write, but the disk was read-only when it was opened
  */
 struct file {
 	struct wfs_fh		fh;
 	int			fd;
 	atomic_uint		refs;
 	atomic_bool		suspect;
+	bool			rdonly;
 	bool			cached;		/* these four: under the shard's lock */
 	time_t			used;
 	LIST_ENTRY(file)	hash;
@@ -176,6 +181,7 @@ struct file {
 
 void file_cache_init(void);
 int file_get(struct cred *cred, const struct wfs_fh *fh, struct file **file);
+int file_get_write(struct cred *cred, const struct wfs_fh *fh, struct file **file);
 struct file *file_insert(const struct wfs_fh *fh, int fd);	/* takes over fd */
 struct file *file_ref(struct file *file);
 void file_put(struct file *file);
@@ -249,6 +255,9 @@ void change_unlock_dirs(const struct wfs_fh *a, const struct wfs_fh *b);
 
 /* ---- ops.c ---- */
 
+#define XATTR_ACL_ACCESS	"system.posix_acl_access"
+#define XATTR_ACL_DEFAULT	"system.posix_acl_default"
+
 /**
  * struct reply - what an operation answers
  * @body: filled up to @body_len
@@ -285,6 +294,9 @@ int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t le
 		bool dsync);
 int write_done(struct op_ctx *op, struct file *file, bool fdatasync);
 
+int get_file(struct op_ctx *op, const struct wfs_fh *fh, struct file **file);
+int reply_attr(int fd, struct wfs_attr *attr);
+int reply_changed(int fd, struct wfs_attr *attr);
 int stat_fd(int fd, struct statx *stx);
 int access_fd(int fd, int mask);
 void attr_fill(const struct statx *stx, struct wfs_attr *attr);
@@ -296,6 +308,12 @@ int setup_entry(int fd, struct wfs_entry *entry, struct statx *stx);
 
 int op_readdir(struct op_ctx *op);
 void readdir_expire(time_t before);
+
+/* ---- range.c ---- */
+
+int op_allocate(struct op_ctx *op);
+int op_seek(struct op_ctx *op);
+int op_copy(struct op_ctx *op);
 
 /* ---- mover.c ---- */
 
