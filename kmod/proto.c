@@ -281,7 +281,7 @@ static bool wfs_seek_ok(const struct wfs_seek_req *asked, const struct wfs_seek_
 
 static bool wfs_copy_ok(const struct wfs_copy_req *asked, const struct wfs_copy_rep *rep)
 {
-	return le64_to_cpu(rep->copied) <= le64_to_cpu(asked->len) && wfs_attr_is(&rep->attr, S_IFREG);
+	return le64_to_cpu(rep->copied) <= le64_to_cpu(asked->len) && wfs_attr_is(&rep->wrote.attr, S_IFREG);
 }
 
 /**
