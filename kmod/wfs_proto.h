@@ -41,7 +41,7 @@
  * enum wfs_op - operations.  The numbers are the protocol; do not reuse one.
  *
  * M marks the operations whose second run, after a lost reply, can answer otherwise than the first did.
- * A server may keep a record for each slot and answer them from it; today's does not.
+ * The server keeps a record for each slot and answers them from it, and OPEN and CLOSE because of the holds.
  */
 enum wfs_op {
 	WFS_OP_HELLO		= 1,	/* first request of each connection */

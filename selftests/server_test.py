@@ -15,6 +15,7 @@ import errno
 import fcntl
 import itertools
 import os
+import random
 import re
 import resource
 import select
@@ -2579,6 +2580,351 @@ def session_survives_restart(s):
         out.truncate(os.path.getsize(where + c.session.hex()))
     s.start()
     check(sorted(session_files(s)), sorted((c.session.hex(), idle.session.hex())))
+
+
+# ---- exactly once ----
+
+class Slots:
+    """A client that remembers what it sent on each slot until there is a reply, as the module does."""
+
+    def __init__(self, s, index=0):
+        self.s, self.index = s, index
+        self.c = conn(s, index=index)
+        self.under_way = {}
+        self.done = []
+
+    def request(self, op, body=b"", what=None):
+        """The bytes of a request that is from now on under way."""
+        tag, raw = self.c.frame(op, body)
+        self.under_way[tag] = (raw, what)
+        return raw
+
+    def recv(self):
+        rep = self.c.recv()
+        raw, what = self.under_way.pop((rep.slot, rep.seq))
+        self.c.slots.append(rep.slot)
+        self.done.append((what, rep))
+        return rep
+
+    def again(self):
+        """Connect again, and send again what has no reply."""
+        slots = self.c.slots
+        self.c.close()
+        self.c = conn(self.s, session=self.c.session, index=self.index)
+        check(self.c.session_flags & KNOWN, KNOWN)
+        # What Conn asked for itself on slot 0 is no part of this.
+        self.c.slots = slots
+        for raw, what in self.under_way.values():
+            self.c.sock.sendall(raw)
+
+
+def sent_again(s, op, body, data=b"", status=0, effect=None, cred=None):
+    """The reply is lost, once on the way and once with the server; @effect must be the same after that."""
+    c = conn(s, index=3)
+    tag, raw = c.frame(op, body, data, cred)
+    c.sock.sendall(raw)
+    first = c.wait(tag)
+    check(first.status, status)
+    was = effect and effect()
+    for how in (None, s.stop, s.kill, None):
+        c.close()
+        if how:
+            how()
+            s.start()
+        c = conn(s, session=c.session, index=3)
+        c.sock.sendall(raw)
+        rep = c.recv()
+        check((rep.op, rep.slot, rep.seq, rep.status, rep.body), (first.op, first.slot, first.seq, first.status,
+                                                                  first.body), "op %d again" % op)
+        if effect:
+            check(effect(), was, "op %d again" % op)
+    return c, first, raw
+
+
+def tree(s):
+    out = []
+    for root, dirs, files in os.walk(s.dir):
+        for n in dirs + files:
+            st = os.lstat(root + "/" + n)
+            out.append((root + "/" + n, st.st_ino, st.st_nlink, st.st_size, st.st_mode))
+    return sorted(out)
+
+
+@test
+def sent_again_names(s):
+    c = conn(s)
+    root = c.root
+    d = c.mkdir(root, "d", 0o777)[0]
+    f = c.create(root, "f")
+    c.close()
+
+    def names():
+        return tree(s)
+    sent_again(s, CREATE, b_create(d, "new", 0o644, 0, RW | O_EXCL), effect=names)
+    sent_again(s, CREATE, b_create(d, "new", 0o644, 0, RW | O_EXCL), status=errno.EEXIST, effect=names)
+    sent_again(s, CREATE, b_create(d, "new2", 0o600, 0o77, RW), effect=names)
+    sent_again(s, MKDIR, b_create(d, "dir", 0o755, 0, 0), effect=names)
+    sent_again(s, MKNOD, b_create(d, "fifo", 0o644 | stat.S_IFIFO, 0, 0), effect=names)
+    sent_again(s, SYMLINK, b_create(d, "link", 0, 0, 0, target=b"x" * 4000), effect=names)
+    sent_again(s, LINK, b_link(f.fh, d, "hard"), effect=names)
+    sent_again(s, RENAME, b_rename(root, "f", d, "f2"), effect=names)
+    sent_again(s, RENAME, b_rename(d, "new", d, "new2", 2), effect=names)
+    sent_again(s, RENAME, b_rename(d, "new", d, "new2"), effect=names)
+    sent_again(s, UNLINK, b_name(d, "hard"), effect=names)
+    sent_again(s, RMDIR, b_name(d, "dir"), effect=names)
+    sent_again(s, UNLINK, b_name(d, "hard"), status=errno.ENOENT, effect=names)
+
+    # And now with another in between, who would be undone.
+    c, _, raw = sent_again(s, UNLINK, b_name(d, "fifo"))
+    other = conn(s)
+    other.create(d, "fifo", mode=0o666)
+    c = conn(s, session=c.session, index=3)
+    c.sock.sendall(raw)
+    check(c.recv().status, 0)
+    assert os.path.exists(s.path("d/fifo"))
+
+
+def sent_again_attributes(s):
+    c = conn(s)
+    f = c.create(c.root, "f", mode=0o644)
+    c.write(f.io, 0, b"x" * 1000)
+    c.close()
+
+    # The owner truncates; somebody else writes; the truncation comes again.
+    c, _, raw = sent_again(s, SETATTR, b_setattr(f.fh, SET_SIZE, size=0))
+    os.truncate(s.path("f"), 7)
+    c = conn(s, session=c.session, index=3)
+    c.sock.sendall(raw)
+    check(c.recv().status, 0)
+    check(os.stat(s.path("f")).st_size, 7)
+
+    def xattrs():
+        return {n: os.getxattr(s.path("f"), n) for n in os.listxattr(s.path("f")) if n.startswith("user.")}
+    sent_again(s, SETXATTR, b_xattr(f.fh, "user.a", flags=1), b"value", effect=xattrs)
+    sent_again(s, SETXATTR, b_xattr(f.fh, "user.a", flags=1), b"value", status=errno.EEXIST, effect=xattrs)
+    sent_again(s, REMOVEXATTR, b_xattr(f.fh, "user.a"), effect=xattrs)
+    sent_again(s, REMOVEXATTR, b_xattr(f.fh, "user.a"), status=errno.ENODATA, effect=xattrs)
+
+
+@test(fs="ext4")
+def sent_again_attributes_ext4(s):
+    sent_again_attributes(s)
+
+
+@test
+def sent_again_holds(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    c.close_io(f.io)
+    # One OPEN, however often it was sent, is one hold; one CLOSE drops one.
+    a = conn(s, index=5)
+    tag, raw = a.frame(OPEN, f.fh + struct.pack("<II", O_READ, 0))
+    a.sock.sendall(raw)
+    io = a.wait(tag).body[:FH]
+    for _ in range(3):
+        a = conn(s, session=a.session, index=5)
+        a.sock.sendall(raw)
+        check(a.recv().body[:FH], io)
+    a.open(f.fh, O_READ)
+    c.unlink(c.root, "f")
+    tag, raw = a.frame(CLOSE, io)
+    a.sock.sendall(raw)
+    check(a.wait(tag).status, 0)
+    for _ in range(3):
+        a = conn(s, session=a.session, index=5)
+        a.sock.sendall(raw)
+        check(a.recv().status, 0)
+    check(c.getattr(f.fh).nlink, 0)
+    a.close_io(io)
+    with fails(errno.ESTALE):
+        c.getattr(f.fh)
+
+    # After a restart the holds are gone, and an OPEN or CLOSE that was done before and comes again counts.
+    for op in (OPEN, CREATE):
+        g = c.create(c.root, "g%d" % op)
+        c.close_io(g.io)
+        a = conn(s, index=5)
+        body = g.fh + struct.pack("<II", O_READ, 0) if op == OPEN else \
+            b_create(c.root, "new", 0o644, 0, RW | O_EXCL)
+        tag, raw = a.frame(op, body)
+        a.sock.sendall(raw)
+        rep = a.wait(tag)
+        s.kill()
+        s.start()
+        c = conn(s, session=c.session)
+        c.ok(SESSION, b_session(RECLAIMED))
+        a = conn(s, session=a.session, index=5)
+        a.ok(SESSION, b_session(RECLAIMED))
+        for _ in range(3):
+            a.sock.sendall(raw)
+            check(a.recv().body, rep.body)
+            a = conn(s, session=a.session, index=5)
+        c.unlink(c.root, "g%d" % op if op == OPEN else "new")
+        fh, io = (g.fh, rep.body[:FH]) if op == OPEN else (rep.body[:FH], rep.body[ENTRY:ENTRY + FH])
+        check(c.getattr(fh).nlink, 0)
+        a.close_io(io)
+        with fails(errno.ESTALE):
+            c.getattr(fh)
+
+
+@test
+def numbers_of_others_are_refused(s):
+    c = conn(s)
+    d = c.mkdir(c.root, "d", 0o777)[0]
+
+    def send(seq, op, body, session, slot=9):
+        a = conn(s, session=session, index=2)
+        a.sock.sendall(pack_request(op, body, slot=slot, seq=seq))
+        return a
+
+    a = conn(s, index=2)
+    first = send(1 << 31, MKDIR, b_create(d, "a", 0o755, 0, 0), a.session)
+    check(first.recv().status, 0)
+    for seq, op, body in ((1 << 31, MKDIR, b_create(d, "b", 0o755, 0, 0)),
+                          (1 << 31, RMDIR, b_name(d, "a")),
+                          (1 << 31, CREATE, b_create(d, "a", 0o755, 0, RW)),
+                          ((1 << 31) - 1, RMDIR, b_name(d, "a")),
+                          (5, RMDIR, b_name(d, "a"))):
+        before = len(s.stderr())
+        assert send(seq, op, body, a.session).ended(), "not closed"
+        check(s.stderr(before).count("number of another"), 1)
+    check(os.listdir(s.path("d")), ["a"])
+    # Numbers go round, 0 left out.
+    check(send((1 << 32) - 1, RMDIR, b_name(d, "a"), a.session).recv().status, 0)
+    check(send(1, MKDIR, b_create(d, "c", 0o755, 0, 0), a.session).recv().status, 0)
+    # Two thousand million READs later.
+    for seq in range(1 << 28, 5 << 29, 1 << 28):
+        check(send(seq, GETATTR, d, a.session).recv().status, 0)
+    check(send(5 << 29, MKDIR, b_create(d, "d", 0o755, 0, 0), a.session).recv().status, 0)
+    # Another connection's, and another session's, are others.
+    b = conn(s, session=a.session, index=1)
+    b.sock.sendall(pack_request(MKDIR, b_create(d, "e", 0o755, 0, 0), slot=9, seq=1))
+    check(b.recv().status, 0)
+    check(send(1, MKDIR, b_create(d, "f", 0o755, 0, 0), bytes(16)).recv().status, 0)
+    check(sorted(os.listdir(s.path("d"))), ["c", "d", "e", "f"])
+
+
+def killed_while(s, rounds):
+    """kill -9 at any moment: each operation that changes names is done once, and answered as if nothing was."""
+    rng = random.Random(4711)
+    root = conn(s).root
+    dirs = {}
+    for n in "ab":
+        dirs[n] = conn(s).mkdir(root, n, 0o777)[0]
+    clients = [Slots(s, index) for index in range(2)]
+    state = [dict() for _ in clients]   # of each client: name -> what it is, when all is answered
+    decided = number = 0
+
+    def one(k):
+        """An operation of a client on names of its own; its body and what it leaves."""
+        nonlocal number
+        names = state[k]
+        free = [n for n in names if not busy & {n}]
+        kind = rng.choice((CREATE, MKDIR, SYMLINK, LINK, UNLINK, RENAME) if free else (CREATE, MKDIR))
+        new = (rng.choice("ab"), "%d-%d" % (k, number))
+        number += 1
+        old = rng.choice(free) if free else None
+        if kind in (LINK, UNLINK, RENAME):
+            if kind == LINK and names[old][0] == MKDIR:
+                kind = RENAME
+            busy.add(old)
+        busy.add(new)
+        if kind == CREATE:
+            return kind, b_create(dirs[new[0]], new[1], 0o644, 0, RW | O_EXCL), ("+", new, (kind,))
+        if kind == MKDIR:
+            return kind, b_create(dirs[new[0]], new[1], 0o755, 0, 0), ("+", new, (kind,))
+        if kind == SYMLINK:
+            return kind, b_create(dirs[new[0]], new[1], 0, 0, 0, target="t"), ("+", new, (kind,))
+        if kind == LINK:
+            return kind, b_link(handles[old], dirs[new[0]], new[1]), ("l", new, old)
+        if kind == UNLINK:
+            op = RMDIR if names[old][0] == MKDIR else UNLINK
+            return op, b_name(dirs[old[0]], old[1]), ("-", old, None)
+        return kind, b_rename(dirs[old[0]], old[1], dirs[new[0]], new[1]), (">", old, new)
+
+    handles = {}
+
+    def settle(k):
+        for (how, name, arg), rep in clients[k].done:
+            check(rep.status, 0, "op %d of %s" % (rep.op, name))
+            if how == "+":
+                state[k][name] = arg
+                handles[name] = rep.body[:FH]
+            elif how == "l":
+                state[k][name] = state[k][arg]
+                handles[name] = handles[arg]
+            elif how == "-":
+                del state[k][name]
+            else:
+                state[k][arg] = state[k].pop(name)
+                handles[arg] = handles.pop(name)
+        clients[k].done.clear()
+
+    for _ in range(rounds):
+        busy = set()
+        frames = [b"".join(cl.request(*one(k)) for _ in range(100)) for k, cl in enumerate(clients)]
+        for cl, raw in zip(clients, frames):
+            cl.c.sock.sendall(raw)
+        time.sleep(rng.random() * 0.005)
+        s.kill()
+        before = len(s.stderr())
+        for cl in clients:      # what still came
+            with contextlib.suppress(Closed):
+                while cl.under_way:
+                    cl.recv()
+        s.start()
+        decided += int(re.search(r"(\d+) operations were under way", s.stderr(before)).group(1))
+        for k, cl in enumerate(clients):
+            cl.again()
+            while cl.under_way:
+                cl.recv()
+            settle(k)
+        want = sorted("%s/%s" % n for k in range(len(clients)) for n in state[k])
+        have = sorted("%s/%s" % (d, n) for d in "ab" for n in os.listdir(s.path(d)))
+        check(have, want)
+    print("# %d operations had to be decided" % decided)
+    assert decided or rounds < 10
+
+
+@test
+def killed_while_changing_names_tmpfs(s):
+    killed_while(s, 25)
+
+
+@test(fs="ext4")
+def killed_while_changing_names_ext4(s):
+    killed_while(s, 12)
+
+
+@test(fs="ext4", args=["--threads", "2"])
+def request_under_way_is_waited_for(s):
+    """A new connection waits until the old one's call is over, so nothing is done twice side by side."""
+    c = conn(s)
+    f = c.create(c.root, "f", mode=0o666)
+    a = conn(s, index=1)
+    with frozen(s):
+        tag, raw = a.frame(CREATE, b_create(a.root, "new", 0o644, 0, RW | O_EXCL))
+        a.sock.sendall(raw)
+        time.sleep(0.3)
+        again = Conn(s, hello=False)
+        start = time.monotonic()
+        check(again.hello(session=a.session, conn=1).status, errno.EBUSY)
+        assert time.monotonic() - start < 8
+        assert again.ended()
+        # Others are not affected, of the same session neither.
+        check(conn(s, session=a.session, index=2).getattr(f.fh).ino, f.attr.ino)
+        results = []
+        waits = Conn(s, hello=False)
+        thread = threading.Thread(target=lambda: results.append(waits.hello(session=a.session, conn=1).status))
+        thread.start()
+        time.sleep(0.3)
+        check(results, [])
+    thread.join()
+    check(results, [0])
+    waits.sock.sendall(raw)
+    rep = waits.recv()
+    check(rep.status, 0)
+    check(rep.body[:FH], c.lookup(c.root, "new")[0])
 
 
 @test(start=False)

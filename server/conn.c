@@ -473,8 +473,8 @@ static struct op_ctx op_begin(struct worker *w, struct conn *c, const void *data
 	w->rep.info = 0;
 	w->rep.data = NULL;
 	w->rep.file = NULL;
-	return (struct op_ctx){ .cred = &w->cred, .session = c->session, .data = data,
-				.rq = &w->rq, .rep = &w->rep };
+	return (struct op_ctx){ .cred = &w->cred, .session = c->session, .conn = c->index,
+				.data = data, .rq = &w->rq, .rep = &w->rep };
 }
 
 static void run(struct worker *w, struct conn *c, int err, const void *data)
@@ -483,9 +483,11 @@ static void run(struct worker *w, struct conn *c, int err, const void *data)
 
 	if (!err) {
 		leave(w, c, op_slow(&w->rq));
-		err = op_run(&op);
+		err = replay_run(&op);
 		enter(w, c);
 	}
+	if (op.broken && c->state != CONN_DEAD)
+		broken(c, "request with the number of another");
 	answer(c, &w->rq, err, &w->rep);
 }
 
@@ -704,6 +706,8 @@ static enum step input_step(struct worker *w, struct conn *c)
 	if (rq->op == WFS_OP_HELLO)
 		return run_hello(w, c) ? STEP_DONE : STEP_IDLE;
 	c->slots[rq->slot / 64] |= 1ull << rq->slot % 64;
+	if (!(rq->seq << 4))
+		replay_passed(c->session, c->index, rq);
 
 	if (rq->data_len) {
 		compact(c);

@@ -405,8 +405,8 @@ int main(int argc, char **argv)
 
 	file_cache_init();
 	hold_init();
-	session_init();
 	change_init();
+	session_init();
 	loops_start();
 	log_msg("serving %s%s", cfg.export, cfg.read_only ? " read-only" : "");
 	notify_systemd("READY=1");

@@ -326,7 +326,7 @@ static int open_mode(uint32_t flags)
 	return mode | (flags & WFS_OPEN_WRITE ? O_WRONLY : O_RDONLY);
 }
 
-static unsigned int open_rights(uint32_t flags)
+unsigned int open_rights(uint32_t flags)
 {
 	return (flags & WFS_OPEN_READ ? FH_READ : 0) | (flags & WFS_OPEN_WRITE ? FH_WRITE : 0);
 }
@@ -416,6 +416,24 @@ out:
 	return err;
 }
 
+/* What a name stands for, in the eyes of the caller; *@err is why it can't be said. */
+static bool stat_name(int dirfd, const char *name, struct statx *stx, int *err)
+{
+	*err = statx(dirfd, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS, stx) ?
+	       -errno : 0;
+	return !*err;
+}
+
+/* A name is about to be made, if it is free; else there is nothing to be remembered. */
+static void intend_name(struct op_ctx *op, int dirfd, __le64 pre)
+{
+	struct statx stx;
+	int err;
+
+	if (!stat_name(dirfd, op->rq->name, &stx, &err) && err == -ENOENT)
+		replay_intent(op, (__le64[2]){ pre }, NULL);
+}
+
 /*
  * Opens for CREATE; O_EXCL first, since only that tells whether we made it.  Someone may remove or
  * make the file in between, so try again, but not forever.
@@ -459,6 +477,7 @@ static int op_create(struct op_ctx *op)
 	err = reply_pre(dir->fd, &rep->dir);
 	if (err)
 		goto out;
+	intend_name(op, dir->fd, rep->dir.pre_change);
 	fd = create_or_open(op, dir->fd, &created);
 	if (fd < 0) {
 		err = fd;
@@ -482,6 +501,7 @@ static int op_create(struct op_ctx *op)
 	rep->reserved = 0;
 	op->rep->body_len = sizeof(*rep);
 out:
+	replay_done(op, err);
 	change_unlock_dirs(&rq->fh, NULL);
 	file_put(dir);
 	return err;
@@ -730,8 +750,10 @@ static int op_make(struct op_ctx *op)
 	cred_umask(op->cred, rq->umask);
 	change_lock_dirs(&rq->fh, NULL);
 	err = reply_pre(dir->fd, &rep->dir);
-	if (!err)
-		err = make_node(dir->fd, rq);
+	if (err)
+		goto out;
+	intend_name(op, dir->fd, rep->dir.pre_change);
+	err = make_node(dir->fd, rq);
 	if (err)
 		goto out;
 	err = reply_changed(dir->fd, &rep->dir.attr);
@@ -742,6 +764,7 @@ static int op_make(struct op_ctx *op)
 		err = reply_entry(fd, &rep->entry) ?: err;
 	op->rep->body_len = sizeof(*rep);
 out:
+	replay_done(op, err);
 	change_unlock_dirs(&rq->fh, NULL);
 	file_put(dir);
 	return err;
@@ -751,8 +774,9 @@ static int op_link(struct op_ctx *op)
 {
 	struct wfs_link_rep *rep = (void *)op->rep->body;
 	const struct request *rq = op->rq;
+	struct statx was, there;
 	struct file *file, *dir;
-	int err;
+	int err, none;
 
 	err = file_get(op->cred, &rq->fh, &file);
 	if (err)
@@ -761,15 +785,18 @@ static int op_link(struct op_ctx *op)
 	if (err)
 		goto out_file;
 	change_lock_dirs(&rq->fh2, NULL);
-	err = reply_pre(dir->fd, &rep->dir);
+	err = reply_pre(dir->fd, &rep->dir) ?: stat_fd(file->fd, &was);
+	if (!err && !stat_name(dir->fd, rq->name, &there, &none) && none == -ENOENT)
+		replay_intent(op, (__le64[2]){ rep->dir.pre_change }, &was);
 	if (!err && linkat(cfg.proc_fd, fd_path(file->fd).s, dir->fd, rq->name, AT_SYMLINK_FOLLOW))
 		err = -errno;
 	if (!err)
 		err = reply_changed(dir->fd, &rep->dir.attr);
 	if (!err)
 		err = reply_changed(file->fd, &rep->attr);
-	change_unlock_dirs(&rq->fh2, NULL);
 	op->rep->body_len = sizeof(*rep);
+	replay_done(op, err);
+	change_unlock_dirs(&rq->fh2, NULL);
 	file_put(dir);
 out_file:
 	file_put(file);
@@ -815,6 +842,7 @@ static int op_unlink(struct op_ctx *op)
 	struct wfs_unlink_rep *rep = (void *)op->rep->body;
 	const struct request *rq = op->rq;
 	int victim = -1, err;
+	struct statx was;
 	struct file *dir;
 
 	err = get_file(op, &rq->fh, &dir);
@@ -824,12 +852,15 @@ static int op_unlink(struct op_ctx *op)
 	err = reply_pre(dir->fd, &rep->dir) ?: open_victim(dir->fd, rq->name, &victim);
 	if (err)
 		goto out;
+	if (victim >= 0 && !stat_fd(victim, &was))
+		replay_intent(op, (__le64[2]){ rep->dir.pre_change }, &was);
 	if (unlinkat(dir->fd, rq->name, rq->op == WFS_OP_RMDIR ? AT_REMOVEDIR : 0))
 		err = -errno;
 	else
 		err = reply_changed(dir->fd, &rep->dir.attr);
 	op->rep->body_len = sizeof(*rep);
 out:
+	replay_done(op, err);
 	change_unlock_dirs(&rq->fh, NULL);
 	file_put(dir);
 	if (victim >= 0 && !err)
@@ -844,7 +875,8 @@ static int op_rename(struct op_ctx *op)
 	struct wfs_rename_rep *rep = (void *)op->rep->body;
 	const struct request *rq = op->rq;
 	struct file *from, *to;
-	int victim = -1, err;
+	int victim = -1, err, none;
+	struct statx was;
 
 	err = file_get(op->cred, &rq->fh, &from);
 	if (err)
@@ -859,6 +891,8 @@ static int op_rename(struct op_ctx *op)
 		err = open_victim(to->fd, rq->name2, &victim);
 	if (err)
 		goto out;
+	if (stat_name(from->fd, rq->name, &was, &none))
+		replay_intent(op, (__le64[2]){ rep->old_dir.pre_change, rep->new_dir.pre_change }, &was);
 	if (renameat2(from->fd, rq->name, to->fd, rq->name2, rq->flags))
 		err = -errno;
 	else
@@ -869,6 +903,7 @@ static int op_rename(struct op_ctx *op)
 		rep->old_dir = rep->new_dir;
 	op->rep->body_len = sizeof(*rep);
 out:
+	replay_done(op, err);
 	change_unlock_dirs(&rq->fh, &rq->fh2);
 	if (victim >= 0 && !err)
 		link_removed(op, victim);
@@ -1019,6 +1054,10 @@ static int op_setxattr(struct op_ctx *op)
 	if (err)
 		return err;
 	path = fd_path(file->fd);
+	/* Only these two can see that they were done already. */
+	if ((rq->op == WFS_OP_REMOVEXATTR || rq->flags == XATTR_CREATE) &&
+	    (getxattr(path.s, rq->name, NULL, 0) < 0) == (rq->op == WFS_OP_SETXATTR))
+		replay_intent(op, NULL, NULL);
 	if (rq->op == WFS_OP_SETXATTR)
 		err = setxattr(path.s, rq->name, op->data, rq->data_len, rq->flags);
 	else

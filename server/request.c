@@ -452,6 +452,19 @@ static int parse_fh_flags(const void *body, uint32_t mask, uint32_t *flags, stru
 	return b.reserved || *flags & ~mask ? -EINVAL : 0;
 }
 
+static uint64_t hash_frame(const char *frame, size_t len)
+{
+	uint64_t hash = len, word;
+
+	for (; len; frame += MIN(len, sizeof(word)), len -= MIN(len, sizeof(word))) {
+		word = 0;
+		memcpy(&word, frame, MIN(len, sizeof(word)));
+		hash = (hash ^ word) * 0x9e3779b97f4a7c15;
+		hash ^= hash >> 32;
+	}
+	return hash;
+}
+
 /**
  * request_body - take a request apart
  * @frame: rq->frame_len bytes: header, groups and body
@@ -466,6 +479,9 @@ int request_body(const void *frame, const struct limits *lim, struct request *rq
 	size_t len = rq->frame_len - sizeof(struct wfs_req_hdr) - rq->ngroups * sizeof(__le32);
 	bool bad_id = rq->uid == (uid_t)-1 || rq->gid == (gid_t)-1;
 	int err = 0;
+
+	if (rq->op != WFS_OP_READ && rq->op != WFS_OP_WRITE)
+		rq->hash = hash_frame(frame, rq->frame_len);
 
 	for (uint32_t i = 0; i < rq->ngroups; i++, p += sizeof(__le32)) {
 		__le32 g;

@@ -38,8 +38,9 @@ static unsigned int unclaimed;		/* of them, those that have to claim what they h
 static bool stopping;
 
 static atomic_llong grace_end;		/* now_seconds() when the grace ended or will end */
-static uint64_t life;			/* these two: set before the first thread starts */
+static uint64_t life;			/* these three: set before the first thread starts */
 static int dir_fd;			/* where the files are */
+static unsigned int under_way;		/* operations, when the process before was killed */
 
 #define HEAD_MAGIC	0x31736573736677ull	/* "wfsess1" */
 #define HEAD_CLAIMS	0x1	/* it has had holds or locks in the life that wrote this */
@@ -184,6 +185,13 @@ static int create_session(struct session **ret)
 	return 0;
 }
 
+/* Can the records of a group be written to?  A restart does not know those that are in memory. */
+bool session_has_group(const struct session *s, unsigned int group)
+{
+	return (atomic_load(&s->have[group / 64]) | atomic_load(&s->head->groups[group / 64])) &
+	       1ull << group % 64;
+}
+
 /**
  * session_grow - make sure that a group of the session's records can be written to
  *
@@ -198,10 +206,8 @@ int session_grow(struct session *s, unsigned int group)
 	size_t offset = group * REPLAY_GROUP_SIZE;
 	int fd, err = 0;
 
-	if ((s->have[group / 64] | atomic_load(word)) & bit)
-		return 0;
 	pthread_mutex_lock(&s->grow);
-	if ((s->have[group / 64] | atomic_load(word)) & bit)
+	if (session_has_group(s, group))
 		goto out;
 	fd = open_session(s, O_RDWR);
 	err = fd < 0 ? fd : reserve(fd, SESSION_HEAD_SIZE + offset, REPLAY_GROUP_SIZE);
@@ -275,6 +281,7 @@ static int load_session(const char *name)
 		atomic_store(&s->head->flags, HEAD_RECLAIM);
 		unclaimed++;
 	}
+	under_way += replay_load(s);
 	LIST_INSERT_HEAD(&sessions, s, list);
 	nsessions++;
 	return 0;
@@ -330,7 +337,8 @@ void session_init(void)
 	load_sessions();
 	atomic_store(&grace_end, now_seconds() + (unclaimed ? (time_t)cfg.lease : -SETTLE_SECONDS));
 	if (nsessions)
-		log_msg("%u sessions go on, %u of them have to claim what they held", nsessions, unclaimed);
+		log_msg("%u sessions go on, %u of them have to claim what they held; "
+			"%u operations were under way", nsessions, unclaimed, under_way);
 }
 
 /* ---- ends ---- */

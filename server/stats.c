@@ -22,8 +22,8 @@ static const char *const op_names[WFS_OP__COUNT] = {
 
 void stats_dump(void)
 {
-	log_msg("stats: connections %u accepted %lu rejected %lu sessions %u files %u",
-		loops_conns(), stats.accepted, stats.rejected, session_count(), file_cached());
+	log_msg("stats: connections %u accepted %lu rejected %lu replayed %lu sessions %u files %u",
+		loops_conns(), stats.accepted, stats.rejected, stats.replayed, session_count(), file_cached());
 	log_msg("stats: bytes_read %lu bytes_written %lu held_output %lu", stats.bytes_read,
 		stats.bytes_written, stats.out_bytes);
 	log_msg("stats: lends %lu failed %lu", stats.lends, stats.lend_failed);

@@ -93,6 +93,7 @@ struct request {
 	uint8_t		op;
 	uint16_t	slot;
 	uint32_t	seq;
+	uint64_t	hash;		/* tells it from others of its session; not of READ and WRITE */
 	uint32_t	frame_len;	/* header, groups and body */
 	uint32_t	data_len;
 	uid_t		uid;
@@ -230,10 +231,20 @@ void session_leave(struct session *s, unsigned int conn);
 void session_claims(struct session *s);
 void session_reclaimed(struct session *s);
 void session_end(struct session *s);
+bool session_has_group(const struct session *s, unsigned int group);
 int session_grow(struct session *s, unsigned int group);
 void session_expire(time_t now);
 void session_stop(void);
 unsigned int session_count(void);
+
+/* ---- replay.c ---- */
+
+struct op_ctx;
+int replay_run(struct op_ctx *op);
+void replay_intent(struct op_ctx *op, const __le64 pre[2], const struct statx *was);
+void replay_done(struct op_ctx *op, int err);
+void replay_passed(struct session *s, unsigned int conn, const struct request *rq);
+unsigned int replay_load(struct session *s);
 
 /* ---- hold.c ---- */
 
@@ -278,10 +289,16 @@ struct reply {
 /**
  * struct op_ctx - whom an operation runs for; no lock is held
  * @data: payload of SETXATTR
+ * @conn: index of the connection
+ * @record: replay.c's, until the reply is in it
+ * @broken: the connection must be closed
  */
 struct op_ctx {
 	struct cred	*cred;
 	struct session	*session;
+	unsigned int	conn;
+	struct record	*record;
+	bool		broken;
 	const void	*data;
 	const struct request *rq;
 	struct reply	*rep;
@@ -300,6 +317,7 @@ int reply_changed(int fd, struct wfs_attr *attr);
 int stat_fd(int fd, struct statx *stx);
 int access_fd(int fd, int mask);
 void attr_fill(const struct statx *stx, struct wfs_attr *attr);
+unsigned int open_rights(uint32_t flags);
 int open_in(int dirfd, const char *name, int flags);
 int open_file_of(int fd, int flags);		/* opens again what an O_PATH fd stands for */
 int setup_entry(int fd, struct wfs_entry *entry, struct statx *stx);
@@ -472,7 +490,7 @@ void loop_untimed(struct conn *c);
 
 struct stats {
 	atomic_ulong	requests[WFS_OP__COUNT], errors[WFS_OP__COUNT];
-	atomic_ulong	bytes_read, bytes_written, accepted, rejected, lends, lend_failed;
+	atomic_ulong	bytes_read, bytes_written, accepted, rejected, replayed, lends, lend_failed;
 	atomic_ulong	out_bytes;	/* heap held by replies, now */
 };
 extern struct stats stats;
