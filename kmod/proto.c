@@ -133,7 +133,8 @@ int wfs_check_hello(const struct wfs_hello_req *asked, const struct wfs_hello_re
 		id |= rep->session[i];
 	if (le32_to_cpu(rep->version) != WFS_VERSION || !id)
 		return -EPROTO;
-	if (le32_to_cpu(rep->export_flags) & ~(WFS_EXPORT_RDONLY | WFS_EXPORT_ROOT_SQUASH))
+	if (le32_to_cpu(rep->export_flags) &
+	    ~(WFS_EXPORT_RDONLY | WFS_EXPORT_ROOT_SQUASH | WFS_EXPORT_ACL))
 		return -EPROTO;
 	if (r < WFS_IO_MIN || r > le32_to_cpu(asked->max_read) || r % WFS_IO_MIN)
 		return -EPROTO;
