@@ -7,6 +7,7 @@
 #	make check-debug		the suite under KASAN, lockdep, kmemleak and injected failures (slow; T= too)
 #	make check-all			check, then the part of check-debug that fits CI's time
 #	make coverage			which lines of the module the last check-debug reached
+#	make fuzz			fuzz the parsers of both sides, FUZZ_SECONDS=600 in all
 #	make demo			mount in a guest, measure, print a table
 #	make sparse			sparse and W=1 over the module
 #	make deps			install the Debian packages that all this needs
@@ -103,6 +104,10 @@ check-all: deps
 coverage:
 	tools/coverage
 
+FUZZ_SECONDS ?= 600
+fuzz: deps
+	selftests/fuzz/run $(FUZZ_SECONDS)
+
 demo: deps
 	$(MAKE) -s guest-build
 	tools/vm --timeout 900 -- tools/demo
@@ -113,4 +118,4 @@ clean:
 	rm -f kmod/*.o kmod/*.mod kmod/.*.cmd kmod/.*.d
 
 .PHONY: all module server san tools tests man install modules_install sparse deps guest-build check debug-build check-debug check-all \
-	coverage demo clean
+	coverage fuzz demo clean

@@ -14,15 +14,11 @@ Prints "listening" when it is.
 """
 import os
 import socket
-import struct
 import sys
 import threading
 
-MAGIC = 0x31534657
-REQ = struct.Struct("<IBBHIIIIIHH")
-REP = struct.Struct("<IBBHIIIIQ")
-HELLO_REP = struct.Struct("<IIQ16sQIIIIIIQII")
-HELLO = 1
+from wfs_proto import HELLO_REP, MAGIC, REP, REQ
+
 EPROTONOSUPPORT = 93
 
 

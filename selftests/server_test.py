@@ -31,10 +31,8 @@ import threading
 import time
 import traceback
 
-MAGIC = 0x31534657
-(HELLO, ROOT, LOOKUP, GETATTR, SETATTR, ACCESS, OPEN, CREATE, CLOSE, READ, WRITE, COMMIT, MKDIR, MKNOD,
- SYMLINK, LINK, UNLINK, RMDIR, RENAME, READLINK, READDIR, STATFS, GETXATTR, SETXATTR, LISTXATTR,
- REMOVEXATTR, LOCK, SESSION, ALLOCATE, SEEK, COPY) = range(1, 32)
+from wfs_proto import *
+
 O_READ, O_WRITE, O_TRUNC, O_EXCL, O_EXEC = 1, 2, 4, 8, 16
 RW = O_READ | O_WRITE
 SET_MODE, SET_UID, SET_GID, SET_SIZE, SET_ATIME, SET_MTIME, SET_ATIME_NOW, SET_MTIME_NOW = (
@@ -47,15 +45,6 @@ KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 SEEK_DATA, SEEK_HOLE = 3, 4
 ACL_ACCESS, ACL_DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 
-REQ = struct.Struct("<IBBHIIIIIHH")
-REP = struct.Struct("<IBBHIIIIQ")
-ATTR = struct.Struct("<8Q12I2Q")
-ATTR_FIELDS = ("ino size blocks change atime mtime ctime btime atime_ns mtime_ns ctime_ns btime_ns mode "
-               "nlink uid gid rdev_major rdev_minor blksize flags run run_base").split()
-HELLO_REQ = struct.Struct("<IIQ16sHHIII")
-HELLO_REP = struct.Struct("<IIQ16sQIIIIIIQII")
-DIRENT = struct.Struct("<QQHBBI")
-FH = 64
 USER = (1000, 1000, ())
 ROOTCRED = (0, 0, ())
 

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Make the corpus that fuzzing starts from: a real frame of each operation, out of a talk with a wfsd.
+
+Run as root after a change of the protocol: selftests/fuzz/make_corpus.py.  Writes corpus/request/OP and
+corpus/reply/OP beside itself; formats: fuzz_request.c, fuzz_reply.c.
+"""
+
+import os
+import struct
+import sys
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+from server_test import *   # noqa: E402
+
+ROOM = 192      # bytes of a request's body that fuzz_reply.c takes
+
+
+def save(kind, name, data):
+    os.makedirs("%s/corpus/%s" % (HERE, kind), exist_ok=True)
+    with open("%s/corpus/%s/%s" % (HERE, kind, name), "wb") as f:
+        f.write(data)
+
+
+class Recorder:
+    """Sends requests as they come and keeps them with their replies."""
+
+    def __init__(self, server):
+        self.c = conn(server)
+
+    def __call__(self, op, body=b"", data=b"", room=0, name=None):
+        c = self.c
+        frame = pack_request(op, body, data, cred=(0, 0, (7, 8)), slot=3, seq=5)
+        c.sock.sendall(frame)
+        rep = c.recv()
+        hdr = REP.pack(MAGIC, op, 0, 3, 5, len(rep.body), len(rep.data), rep.status, rep.info)
+        name = name or OPS[op]
+        save("request", name, b"\1" + frame)
+        save("reply", name, struct.pack("<B3xI", op, room) + body[:ROOM].ljust(ROOM, b"\0") + hdr + rep.body +
+             rep.data)
+        if rep.status:
+            print("%s: status %d" % (name, rep.status))
+        return rep
+
+
+def main():
+    s = Server(args=["--no-root-squash"])
+    try:
+        talk = Recorder(s)
+        c = talk.c
+        root, u32, u64 = c.root, struct.Struct("<I").pack, struct.Struct("<Q").pack
+        hello = HELLO_REQ.pack(1, 1, 0, bytes(16), 0, 0, 1 << 20, 1 << 20, 64)
+        frame = pack_request(HELLO, hello, seq=0)
+        save("request", "HELLO", b"\0" + frame + pack_request(ROOT))
+        h = Conn(s, hello=False)
+        rep = h.hello(max_read=1 << 20, max_write=1 << 20, inflight=64)
+        save("reply", "HELLO", struct.pack("<B3xI", HELLO, 0) + hello.ljust(ROOM, b"\0") +
+             REP.pack(MAGIC, HELLO, 0, 0, 0, len(rep.body), 0, 0, 0) + rep.body)
+
+        talk(ROOT)
+        create = talk(CREATE, b_create(root, "file", 0o644, 0o22, RW))
+        fh, io = create.body[:FH], create.body[ENTRY:ENTRY + FH]
+        other = c.create(root, "other", cred=ROOTCRED)
+        talk(LOOKUP, b_name(root, "file"))
+        talk(GETATTR, fh)
+        talk(SETATTR, b_setattr(fh, SET_SIZE | SET_MODE | SET_MTIME, mode=0o600, size=5000, mtime=5))
+        talk(ACCESS, fh + struct.pack("<II", 7, 0))
+        talk(OPEN, fh + struct.pack("<II", RW, 0))
+        talk(WRITE, b_write(io, 3), b"some data")
+        talk(READ, b_read(io, 0, 64), room=64)
+        talk(COMMIT, io + struct.pack("<II", 1, 0))
+        talk(MKDIR, b_create(root, "dir", 0o755, 0, 0))
+        talk(MKNOD, b_create(root, "fifo", stat.S_IFIFO | 0o600, 0, 0))
+        link = talk(SYMLINK, b_create(root, "link", 0o777, 0, 0, target="dir/target")).body[:FH]
+        talk(LINK, b_link(fh, root, "second"))
+        talk(RENAME, b_rename(root, "second", root, "third"))
+        talk(UNLINK, b_name(root, "third"))
+        talk(READLINK, link, room=4095)
+        talk(READDIR, b_readdir(root, 0, 4096, PLUS), room=4096)
+        talk(READDIR, b_readdir(root, 0, 4096, 0), room=4096, name="READDIR-names")
+        talk(RMDIR, b_name(root, "dir"))
+        talk(STATFS, root)
+        talk(SETXATTR, b_xattr(fh, "user.a"), b"value")
+        talk(SETXATTR, b_xattr(fh, "user.b"), b"other", name="SETXATTR-b")
+        talk(GETXATTR, b_xattr(fh, "user.a", 100), room=100)
+        talk(GETXATTR, b_xattr(fh, "user.a"), name="GETXATTR-size")
+        talk(LISTXATTR, b_xattr(fh, "", 100), room=100)
+        talk(REMOVEXATTR, b_xattr(fh, "user.a"))
+        talk(LOCK, io + struct.pack("<QQQIIII", 1, 0, 99, 1, 0, 0, 77))
+        talk(LOCK, io + struct.pack("<QQQIIII", 2, 0, (1 << 63) - 1, 0, 2, 0, 78), name="LOCK-test")
+        talk(ALLOCATE, io + struct.pack("<QQII", 0, 8192, 0, 0))
+        talk(SEEK, io + struct.pack("<QII", 0, 3, 0))
+        talk(COPY, io + other.io + struct.pack("<QQQ", 0, 0, 100))
+        talk(CLOSE, io)
+        talk(LOOKUP, b_name(root, "none"), name="LOOKUP-error")
+        talk(SESSION, bytes(FH) + struct.pack("<II", 3, 0))
+        # several in a row
+        save("request", "stream", b"\0" + frame + pack_request(ROOT) + pack_request(WRITE, b_write(io, 0), b"x" * 64) +
+             pack_request(READDIR, b_readdir(root, 0, 4096, PLUS)) + pack_request(GETATTR, fh))
+    finally:
+        s.stop()
+        s.clean()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
