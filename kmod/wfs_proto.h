@@ -548,6 +548,11 @@ struct wfs_xattr_rep {
 #define WFS_LOCK_FLOCK		0x1	/* flock(2), of the whole file; else a lock of bytes (POSIX, OFD) */
 #define WFS_LOCK_TEST		0x2	/* F_GETLK: change nothing, tell who is in the way */
 #define WFS_LOCK_RECLAIM	0x4	/* it was held before the server restarted */
+#define WFS_LOCK_CANCEL		0x8	/* UNLOCK: free nothing, end the wait of the owner's LOCK of exactly these bytes */
+#define WFS_LOCK__ALL		0xf
+
+#define WFS_LOCK_WAIT_MAX	60000	/* ms */
+#define WFS_LOCK_PID_OFD	0xffffffffu
 
 /**
  * struct wfs_lock_req - LOCK
@@ -555,10 +560,11 @@ struct wfs_xattr_rep {
  * @owner: a number that the client chose for who locks; unique in the session
  * @start, @end: first and last byte, 0 to 2^63 - 1; the latter is the end of any file.  flock: 0 and that
  * @type: WFS_LOCK_*
- * @flags: WFS_LOCK_*
- * @wait: milliseconds that the server may wait for the lock before it answers EAGAIN, 0 to 60000; the client
- *	asks again
- * @pid: the process's number on the client, for people
+ * @flags: WFS_LOCK_*: FLOCK, and at most one of the others; TEST is for bytes only
+ * @wait: milliseconds that the server may wait for the lock before it answers EAGAIN, 0 to WFS_LOCK_WAIT_MAX; the
+ *	client asks again.  0 with UNLOCK and with flags other than FLOCK
+ * @pid: the process's number on the client, for people; WFS_LOCK_PID_OFD for a lock that belongs to an open file:
+ *	its waiting is never a deadlock, as one thread may free what another one has taken
  *
  * Errors: EAGAIN somebody else has it, EBADF, EINVAL, EDEADLK, ENOLCK too many; with RECLAIM also ENOLCK:
  * the time for it is over, or somebody else has it.

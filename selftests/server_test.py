@@ -44,6 +44,9 @@ RDONLY, ROOT_SQUASH, HAS_ACL = 1, 2, 4
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 SEEK_DATA, SEEK_HOLE = 3, 4
 ACL_ACCESS, ACL_DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
+RD, WR, UN = range(3)
+L_FLOCK, L_TEST, L_RECLAIM, L_CANCEL = 1, 2, 4, 8
+LOCK_END = (1 << 63) - 1
 
 USER = (1000, 1000, ())
 ROOTCRED = (0, 0, ())
@@ -249,6 +252,18 @@ class Conn:
         body = self.ok(op, b_create(dir, name, mode, umask, 0, major, minor, target), cred=cred)
         return body[:FH], Attr(body[FH:ENTRY]), DirChange(body[ENTRY:])
 
+    def lock(self, io, owner, type, start=0, end=LOCK_END, flags=0, wait=0, pid=1):
+        return parse_lock(self.ok(LOCK, b_lock(io, owner, type, start, end, flags, wait, pid)))
+
+    def unlock(self, io, owner, start=0, end=LOCK_END, flags=0):
+        self.lock(io, owner, UN, start, end, flags)
+
+    def test_lock(self, io, owner, type, start=0, end=LOCK_END):
+        return self.lock(io, owner, type, start, end, L_TEST)
+
+    def send_lock(self, io, owner, type, start=0, end=LOCK_END, flags=0, wait=30000, pid=1):
+        return self.send(LOCK, b_lock(io, owner, type, start, end, flags, wait, pid))
+
     def mkdir(self, dir, name, mode=0o755, umask=0, cred=None):
         return self.make(MKDIR, dir, name, mode, umask, cred=cred)
 
@@ -354,6 +369,15 @@ def b_seek(io, offset, whence):
 
 def b_copy(io, offset, to, to_offset, len):
     return io + to + struct.pack("<QQQ", offset, to_offset, len)
+
+
+def b_lock(io, owner, type, start=0, end=LOCK_END, flags=0, wait=0, pid=1):
+    return io + struct.pack("<QQQIIII", owner, start, end, type, flags, wait, pid)
+
+
+def parse_lock(raw):
+    start, end, type, pid = struct.unpack("<QQII", raw)
+    return type, start, end, pid
 
 
 def b_readdir(dir, cookie, count, flags):
@@ -2448,6 +2472,452 @@ def sigterm_finishes_what_is_in_flight(s):
     check(proc.wait(10), 0)
     with open(s.path("f"), "rb") as local:
         check(local.read(4096), b"y" * 4096)
+
+
+# ---- locks ----
+
+def rw_file(c, name="f", mode=0o666):
+    return c.create(c.root, name, mode=mode).io
+
+
+def pending(c, tag, seconds=0.3):
+    """No reply to this request has come, nor comes within a moment."""
+    end = time.monotonic() + seconds
+    while tag not in c.replies:
+        left = end - time.monotonic()
+        if left <= 0 or not select.select([c.sock], [], [], left)[0]:
+            return True
+        rep = c.recv()
+        c.replies[rep.slot, rep.seq] = rep
+        c.slots.append(rep.slot)
+    return False
+
+
+def granted(c, tag):
+    return c.wait(tag).status == 0
+
+
+def held(c, io, type=WR, start=0, end=LOCK_END):
+    """What is in the way of somebody who has nothing: [(type, start, end)]."""
+    out = []
+    while start <= end:
+        t, s, e, _ = c.test_lock(io, 1 << 40, type, start, end)
+        if t == UN:
+            break
+        out.append((t, s, e))
+        start = e + 1
+    return out
+
+
+class Program:
+    """A program on the server that locks a file: cat of it, which ends when told to."""
+
+    def __init__(self, path, flags=os.O_RDWR):
+        self.fd = os.open(path, flags)
+
+    def ofd(self, type, start=0, length=0):
+        # F_OFD_SETLK
+        fcntl.fcntl(self.fd, 37, struct.pack("hhqqi4x", type, os.SEEK_SET, start, length, 0))
+
+    def flock(self, how):
+        fcntl.flock(self.fd, how | fcntl.LOCK_NB)
+
+    def close(self):
+        os.close(self.fd)
+
+
+@test
+def locks_of_bytes(s):
+    a, b = conn(s), conn(s)
+    io = rw_file(a)
+    # Each owner of a session, and each session, is somebody else; what is one's own is replaced.
+    a.lock(io, 1, WR, 100, 199)
+    for c, owner in ((a, 2), (b, 1)):
+        for type in RD, WR:
+            with fails(errno.EAGAIN):
+                c.lock(io, owner, type, 150, 150)
+        check(c.lock(io, owner, WR, 200), (WR, 200, LOCK_END, 0))
+        with fails(errno.EAGAIN):
+            a.lock(io, 1, RD, 0, 200)
+        c.unlock(io, owner)
+        check(held(c, io), [(WR, 100, 199)])
+    check(a.test_lock(io, 2, RD, 0), (WR, 100, 199, 1))
+    check(b.test_lock(io, 1, RD, 0), (WR, 100, 199, 0))
+    check(a.test_lock(io, 1, WR, 0)[0], UN)
+    check(b.test_lock(io, 1, WR, 0, 99)[0], UN)
+    # Split, convert, join.
+    a.unlock(io, 1, 120, 129)
+    check(held(b, io), [(WR, 100, 119), (WR, 130, 199)])
+    a.lock(io, 1, RD, 110, 149)
+    check(held(b, io), [(WR, 100, 109), (RD, 110, 149), (WR, 150, 199)])
+    b.lock(io, 1, RD, 120, 139)
+    with fails(errno.EAGAIN):
+        a.lock(io, 1, WR, 130, 130)
+    check(held(b, io), [(WR, 100, 109), (RD, 110, 149), (WR, 150, 199)])
+    b.unlock(io, 1)
+    a.lock(io, 1, WR, 110, 149)
+    check(held(b, io), [(WR, 100, 199)])
+    a.lock(io, 1, WR, 200)
+    a.lock(io, 1, WR, 0, 99)
+    check(held(b, io), [(WR, 0, LOCK_END)])
+    a.unlock(io, 1)
+    check(held(b, io), [])
+    # Random ranges against a model.
+    seed = time.time_ns() % 1000000
+    print("# seed %d" % seed)
+    rng = __import__("random").Random(seed)
+    model = [[UN] * 24 for _ in range(4)]
+    for _ in range(1500):
+        who, type = rng.randrange(4), rng.choice((RD, WR, UN))
+        lo = rng.randrange(24)
+        hi = rng.randrange(lo, 24)
+        c = (a, b)[who % 2]
+        others = [m[lo:hi + 1] for i, m in enumerate(model) if i != who]
+        free = type == UN or not any(t == WR or (t == RD and type == WR) for m in others for t in m)
+        rep = c.call(LOCK, b_lock(io, who, type, lo, hi))
+        check(rep.status, 0 if free else errno.EAGAIN)
+        if free:
+            model[who][lo:hi + 1] = [type] * (hi + 1 - lo)
+        if rng.random() < 0.1:
+            at = rng.randrange(24)
+            want = WR if any(m[at] == WR for m in model) else RD if any(m[at] == RD for m in model) else UN
+            check(b.test_lock(io, 99, WR, at, at)[0], want)
+            p = Program(s.path("f"))
+            try:
+                p.ofd(fcntl.F_WRLCK, at, 1)
+                check(want, UN)
+            except BlockingIOError:
+                assert want != UN
+            p.close()
+    for who in range(4):
+        (a, b)[who % 2].unlock(io, who)
+    check(held(b, io), [])
+
+
+@test
+def locks_are_checked(s):
+    c = conn(s)
+    f = c.create(c.root, "f", mode=0o666)
+    ro, wo = c.open(f.fh, O_READ), c.open(f.fh, O_WRITE)
+    for kw in (dict(type=3), dict(flags=16), dict(start=2, end=1), dict(end=1 << 63), dict(wait=60001),
+               dict(flags=L_FLOCK, start=1), dict(flags=L_FLOCK, end=1), dict(flags=L_FLOCK | L_TEST),
+               dict(flags=L_TEST, wait=1), dict(flags=L_TEST, type=UN), dict(flags=L_RECLAIM, wait=1),
+               dict(flags=L_RECLAIM, type=UN), dict(flags=L_CANCEL), dict(flags=L_TEST | L_RECLAIM),
+               dict(type=UN, wait=1)):
+        kw = dict(dict(type=WR), **kw)
+        check(c.call(LOCK, b_lock(f.io, 1, **kw)).status, errno.EINVAL, str(kw))
+    for io, type, flags, err in ((f.fh, RD, 0, errno.EBADF), (f.fh, UN, 0, errno.EBADF),
+                                 (f.fh, RD, L_FLOCK, errno.EBADF), (ro, WR, 0, errno.EBADF),
+                                 (wo, RD, 0, errno.EBADF), (bytes(FH), WR, 0, errno.ESTALE),
+                                 (ro, RD, 0, 0), (wo, WR, 0, 0), (ro, WR, L_FLOCK, 0), (ro, UN, 0, 0),
+                                 (ro, UN, L_FLOCK, 0), (ro, WR, L_RECLAIM, errno.EBADF),
+                                 (f.io, WR, L_RECLAIM, errno.ENOLCK)):
+        check(c.call(LOCK, b_lock(io, 1, type, flags=flags)).status, err)
+    # On a file without a name.
+    c.unlink(c.root, "f")
+    c.lock(f.io, 1, WR)
+    c.unlock(f.io, 1)
+    until(lambda: s.fds(s.dir).count(s.path("f") + " (deleted)") <= 4, 5, "the lock's descriptor goes")
+
+
+@test
+def flocks(s):
+    a, b = conn(s), conn(s)
+    io = rw_file(a)
+    fl = dict(flags=L_FLOCK)
+    a.lock(io, 1, RD, **fl)
+    b.lock(io, 1, RD, **fl)
+    p = Program(s.path("f"))
+    p.flock(fcntl.LOCK_SH)
+    with fails(errno.EAGAIN):
+        p.flock(fcntl.LOCK_EX)      # which has let go of the other one
+    # They do not meet locks of bytes.
+    b.lock(io, 7, WR)
+    b.unlock(io, 7)
+    # A conversion that fails has lost the lock, as flock(2) has it: two who convert do not block each other.
+    with fails(errno.EAGAIN):
+        a.lock(io, 1, WR, **fl)
+    b.lock(io, 1, WR, **fl)
+    with fails(errno.EAGAIN):
+        a.lock(io, 1, RD, **fl)
+    with fails(errno.EAGAIN):
+        p.flock(fcntl.LOCK_SH)
+    b.lock(io, 1, WR, **fl)
+    b.lock(io, 1, RD, **fl)
+    p.flock(fcntl.LOCK_SH)
+    a.lock(io, 1, RD, **fl)
+    b.unlock(io, 1, **fl)
+    a.unlock(io, 1, **fl)
+    p.flock(fcntl.LOCK_EX)
+    with fails(errno.EAGAIN):
+        a.lock(io, 1, RD, **fl)
+    tag = a.send_lock(io, 1, WR, flags=L_FLOCK)
+    assert pending(a, tag)
+    p.flock(fcntl.LOCK_UN)
+    assert granted(a, tag)
+    with fails(errno.EAGAIN):
+        p.flock(fcntl.LOCK_SH)
+    a.unlock(io, 1, **fl)
+    p.flock(fcntl.LOCK_EX)
+    p.close()
+    # Who may only read may lock; and so a program that is being executed can be locked, and the other way.
+    shutil.copy("/bin/true", s.path("true"))
+    ro = a.open(a.walk("true"), O_READ)
+    a.lock(ro, 1, WR, **fl)
+    sh(s.path("true"))
+    a.unlock(ro, 1, **fl)
+
+
+@test
+def locks_exclude_programs(s):
+    c = conn(s)
+    io = rw_file(c)
+    p = Program(s.path("f"))
+    p.ofd(fcntl.F_RDLCK, 10, 10)
+    c.lock(io, 1, RD)
+    with fails(errno.EAGAIN):
+        c.lock(io, 1, WR)
+    check(c.test_lock(io, 1, WR), (RD, 10, 19, 0))
+    c.lock(io, 1, WR, 0, 9)
+    c.lock(io, 2, RD, 15, 30)
+    with fails(errno.EAGAIN):
+        p.ofd(fcntl.F_WRLCK, 10, 10)
+    c.unlock(io, 1, 0, 19)
+    with fails(errno.EAGAIN):
+        p.ofd(fcntl.F_WRLCK, 10, 10)
+    p.ofd(fcntl.F_WRLCK, 10, 5)
+    p.ofd(fcntl.F_WRLCK, 0, 10)
+    c.unlock(io, 2)
+    p.ofd(fcntl.F_WRLCK, 10, 10)
+    with fails(errno.EAGAIN):
+        p.ofd(fcntl.F_WRLCK, 20, 1)
+    # It ends, and whoever waits learns of it.
+    tag = c.send_lock(io, 3, WR, 0, 19)
+    assert pending(c, tag)
+    p.close()
+    assert granted(c, tag)
+
+
+@test
+def waits_for_locks(s):
+    a, b = conn(s), conn(s)
+    io = rw_file(a)
+    a.lock(io, 1, WR)
+    tags = [b.send_lock(io, i, WR, i, i) for i in range(1, 11)] + [b.send_lock(io, 11, RD, 50, 60)]
+    for tag in tags:
+        assert pending(b, tag, 0.05)
+    b.getattr(b.root)                       # the connection serves others meanwhile
+    a.unlock(io, 1, 0, 5)
+    for tag in tags[:5]:
+        assert granted(b, tag)
+    assert pending(b, tags[5], 0.1)
+    a.lock(io, 1, RD, 6, 70)
+    assert granted(b, tags[10])
+    a.unlock(io, 1)
+    for tag in tags[5:10]:
+        assert granted(b, tag)
+    b.ok(SESSION, b_session(END))
+    b = conn(s)
+    # In the order in which they came.
+    a.lock(io, 1, WR)
+    tags = [b.send_lock(io, i, WR) for i in range(2, 8)]
+    a.unlock(io, 1)
+    for i, tag in enumerate(tags):
+        assert granted(b, tag)
+        for other in tags[i + 1:]:
+            assert pending(b, other, 0.02)
+        b.unlock(io, 2 + i)
+    # For so long and no longer.
+    a.lock(io, 1, WR)
+    start = time.monotonic()
+    check(b.call(LOCK, b_lock(io, 1, WR, wait=700)).status, errno.EAGAIN)
+    took = time.monotonic() - start
+    assert 0.65 < took < 10, took
+    # A wait that is cancelled, and what it leaves of the locks that its owner had.
+    a.unlock(io, 1)
+    a.lock(io, 1, RD, 0, 99)
+    b.lock(io, 1, RD, 50, 59)
+    tag = b.send_lock(io, 1, WR, 50, 59)
+    tag2 = b.send_lock(io, 1, WR, 50, 60)
+    assert pending(b, tag)
+    b.unlock(io, 1, 50, 59, flags=L_CANCEL)
+    check(b.wait(tag).status, errno.EAGAIN)
+    assert pending(b, tag2)
+    check(a.test_lock(io, 5, WR, 50, 59)[0], RD)
+    a.unlock(io, 1)
+    assert granted(b, tag2)
+    check(held(a, io), [(WR, 50, 60)])
+    b.unlock(io, 1, flags=L_CANCEL)
+    check(held(a, io), [(WR, 50, 60)])
+
+
+@test
+def waiting_is_limited(s):
+    a, b = conn(s), conn(s)
+    io = rw_file(a)
+    a.lock(io, 1, WR)
+    tags = [b.send_lock(io, i, RD) for i in range(100)]
+    b.getattr(b.root)
+    statuses = [b.replies[t].status for t in tags if t in b.replies]
+    check(statuses, [errno.EAGAIN] * 36)
+    check(s.threads() < 40, True)
+    # A connection that dies takes its waiters along; nobody else's.
+    other = conn(s)
+    tag = other.send_lock(io, 1, WR)
+    assert pending(other, tag)
+    b.close()
+    time.sleep(0.2)
+    a.unlock(io, 1)
+    assert granted(other, tag)
+    b = conn(s, session=b.session)
+    tags = [b.send_lock(io, i, RD) for i in range(64)]
+    assert pending(b, tags[-1])
+    other.unlock(io, 1)
+    for tag in tags:
+        assert granted(b, tag)
+    # The server ends in the middle of it.
+    tag = a.send_lock(io, 1, WR)
+    assert pending(a, tag)
+    start = time.monotonic()
+    check(s.stop(), 0)
+    assert time.monotonic() - start < 8
+    check(a.wait(tag).status, errno.EAGAIN)
+
+
+@test
+def locks_are_limited(s):
+    a, b = conn(s), conn(s)
+    ios = [rw_file(a, "f%d" % i) for i in range(40)]
+    refused = 0
+    for start in range(0, 1000, 2):
+        tags = [a.send(LOCK, b_lock(io, 1, WR, start, start)) for io in ios]
+        refused += sum(a.wait(t).status == errno.ENOLCK for t in tags)
+    assert 3600 <= refused < 3700, refused
+    # Freeing is possible, unless it makes two of one; others have what is theirs.
+    io = ios[0]
+    b.lock(io, 1, WR, 5000, 9999)
+    check(b.test_lock(io, 1, WR, 4, 4)[:3], (WR, 4, 4))
+    a.unlock(io, 1, 4, 4)
+    a.unlock(io, 1, 0, 99)
+    a.lock(io, 1, WR, 0, 99)
+    for io2 in ios[1:]:
+        tags = [a.send(LOCK, b_lock(io2, 1, WR, start, start)) for start in range(1001, 1201, 2)]
+        if errno.ENOLCK in [a.wait(t).status for t in tags]:
+            break
+    check(a.call(LOCK, b_lock(io, 1, UN, 5, 6)).status, errno.ENOLCK)
+    check(held(b, io, end=99), [(WR, 0, 100)])
+    for io in ios:
+        a.unlock(io, 1)
+    a.lock(io, 1, WR, 0, 99)
+    a.unlock(io, 1, 5, 6)
+    check(held(b, io), [(WR, 0, 4), (WR, 7, 99)])
+
+
+@test
+def deadlocks_are_found(s):
+    a, b, c = conn(s), conn(s), conn(s)
+    f, g = rw_file(a, "f"), rw_file(a, "g")
+    a.lock(f, 1, WR)
+    b.lock(g, 1, WR)
+    tag = b.send_lock(f, 1, RD, 7, 7)
+    assert pending(b, tag)
+    # c waits for a, which is no circle.
+    tag2 = c.send_lock(f, 1, WR)
+    assert pending(c, tag2)
+    check(a.call(LOCK, b_lock(g, 1, WR, wait=5000)).status, errno.EDEADLK)
+    check(a.call(LOCK, b_lock(g, 1, WR)).status, errno.EAGAIN)
+    # Of an open file anybody may let go.
+    check(a.call(LOCK, b_lock(g, 1, WR, wait=300, pid=0xffffffff)).status, errno.EAGAIN)
+    a.unlock(f, 1)
+    assert granted(b, tag)
+    b.unlock(f, 1)
+    assert granted(c, tag2)
+    # Three of them.
+    c.unlock(f, 1)
+    for i, x in enumerate((a, b, c)):
+        x.lock(f, 2, WR, 10 + i, 10 + i)
+    tag = a.send_lock(f, 2, WR, 11, 11)
+    tag2 = b.send_lock(f, 2, WR, 12, 12)
+    assert pending(a, tag) and pending(b, tag2)
+    check(c.call(LOCK, b_lock(f, 2, WR, 10, 10, wait=5000)).status, errno.EDEADLK)
+    c.unlock(f, 2)
+    assert granted(b, tag2)
+    b.unlock(f, 2)
+    assert granted(a, tag)
+
+
+@test(args=["--lease", "2"])
+def locks_end_with_their_session(s):
+    a, b = conn(s), conn(s)
+    io = rw_file(a)
+    for k in range(3):
+        a.lock(io, k, WR, k, k)
+        a.lock(rw_file(a, "f%d" % k), 1, WR, flags=L_FLOCK)
+    a.close_io(io)
+    tag = b.send_lock(io, 1, WR)
+    assert pending(b, tag)
+    a.ok(SESSION, b_session(END))
+    assert granted(b, tag)
+    Program(s.path("f2")).flock(fcntl.LOCK_EX)
+    # A client that is gone.
+    c = conn(s)
+    tag = c.send_lock(io, 1, WR, wait=60000)
+    b.close()
+    assert pending(c, tag, 1)
+    start = time.monotonic()
+    assert granted(c, tag)
+    assert time.monotonic() - start < 20
+
+
+@test
+def grace_for_locks(s):
+    a, b = conn(s), conn(s)
+    io = rw_file(a)
+    a.lock(io, 1, WR, 0, 9)
+    a.lock(io, 2, RD, flags=L_FLOCK)
+    for how in s.stop, s.kill:
+        how()
+        s.start()
+        a2 = conn(s, session=a.session)
+        b2 = conn(s, session=b.session)
+        check(a2.session_flags, KNOWN | RECLAIM)
+        check(b2.session_flags, KNOWN)
+        with fails(errno.EAGAIN):
+            b2.lock(io, 1, WR, 100)
+        tag = b2.send_lock(io, 1, WR)
+        tag2 = b2.send_lock(io, 1, WR, 100)
+        assert pending(b2, tag)
+        assert pending(b2, tag2)
+        a2.lock(io, 1, WR, 0, 9, flags=L_RECLAIM)
+        with fails(errno.ENOLCK):
+            a2.lock(io, 2, WR, 5, 5, flags=L_RECLAIM)
+        a2.lock(io, 2, RD, flags=L_FLOCK | L_RECLAIM)
+        a2.ok(SESSION, b_session(RECLAIMED))
+        assert granted(b2, tag2)
+        assert pending(b2, tag)
+        with fails(errno.ENOLCK):
+            a2.lock(io, 1, WR, 0, 9, flags=L_RECLAIM)
+        check(held(b2, io, end=99), [(WR, 0, 9)])
+        a2.unlock(io, 1)
+        assert granted(b2, tag)
+        b2.unlock(io, 1)
+        a2.lock(io, 1, WR, 0, 9)
+        # b had locks in this life, so a restart would wait for it too: no more.
+        b2.ok(SESSION, b_session(END))
+        a, b = a2, conn(s)
+
+
+@test(args=["--lease", "2"])
+def grace_ends_with_the_lease(s):
+    a, b = conn(s), conn(s)
+    io = rw_file(a)
+    a.lock(io, 1, WR)
+    s.kill()
+    s.start()
+    b = conn(s, session=b.session)
+    tag = b.send_lock(io, 1, WR, wait=60000)
+    assert pending(b, tag, 1)
+    assert granted(b, tag)
 
 
 # ---- sessions and restarts ----

@@ -97,6 +97,14 @@ static void release(struct conn *c)
 	LIST_INSERT_HEAD(&c->loop->dead, c, all);
 }
 
+static void put(struct conn *c)
+{
+	if (!--c->busy && c->state == CONN_DEAD)
+		release(c);
+}
+
+static void unpark_all(struct conn *c);
+
 void conn_kill(struct conn *c)
 {
 	struct loop *l = c->loop;
@@ -104,6 +112,7 @@ void conn_kill(struct conn *c)
 	if (c->state == CONN_DEAD)
 		return;
 	c->state = CONN_DEAD;
+	c->busy++;
 	epoll_ctl(l->epfd, EPOLL_CTL_DEL, c->sock, NULL);
 	/* Another thread may be in the middle of sending: the socket stays until it is back. */
 	shutdown(c->sock, SHUT_RDWR);
@@ -113,8 +122,8 @@ void conn_kill(struct conn *c)
 		TAILQ_REMOVE(&l->throttled, c, throttled_link);
 	loop_untimed(c);
 	c->queued = c->throttled = false;
-	if (!c->busy)
-		release(c);
+	unpark_all(c);
+	put(c);
 }
 
 /* Around all that is done for a connection without the lock. */
@@ -127,8 +136,7 @@ static void leave(struct worker *w, struct conn *c, bool slow)
 static void enter(struct worker *w, struct conn *c)
 {
 	loop_enter(w);
-	if (!--c->busy && c->state == CONN_DEAD)
-		release(c);
+	put(c);
 }
 
 void conn_event(struct conn *c, uint32_t events)
@@ -249,6 +257,50 @@ static void answer(struct conn *c, const struct request *rq, int status, struct 
 	}
 	free(rep->data);
 	file_put(rep->file);
+}
+
+/* Answer a request that has waited, which has counted as busy. */
+static void unpark(struct conn *c, uint16_t slot, uint32_t seq, int status, const void *body, size_t len)
+{
+	struct request rq;
+	struct reply rep;
+
+	rq.op = WFS_OP_LOCK;
+	rq.slot = slot;
+	rq.seq = seq;
+	rep.body_len = len;
+	rep.data_len = 0;
+	rep.info = 0;
+	rep.data = NULL;
+	rep.file = NULL;
+	memcpy(rep.body, body, len);
+	answer(c, &rq, status, &rep);
+	loop_queue(c);
+	put(c);
+}
+
+/* The connection ends: nobody waits any more; who still wants it asks again. */
+static void unpark_all(struct conn *c)
+{
+	uint16_t slot;
+	uint32_t seq;
+
+	while (lock_abandon(c, &slot, &seq))
+		unpark(c, slot, seq, -EAGAIN, "", 0);
+}
+
+/**
+ * conn_unpark - a request that op_run() has parked has its result
+ *
+ * Context: no lock is held.
+ */
+void conn_unpark(struct conn *c, uint16_t slot, uint32_t seq, int status, const void *body, size_t len)
+{
+	struct loop *l = c->loop;
+
+	pthread_mutex_lock(&l->lock);
+	unpark(c, slot, seq, status, body, len);
+	pthread_mutex_unlock(&l->lock);
 }
 
 /* Bytes of all chunks up to the next file. */
@@ -473,7 +525,7 @@ static struct op_ctx op_begin(struct worker *w, struct conn *c, const void *data
 	w->rep.info = 0;
 	w->rep.data = NULL;
 	w->rep.file = NULL;
-	return (struct op_ctx){ .cred = &w->cred, .session = c->session, .conn = c->index,
+	return (struct op_ctx){ .cred = &w->cred, .session = c->session, .conn = c->index, .asker = c,
 				.data = data, .rq = &w->rq, .rep = &w->rep };
 }
 
@@ -481,6 +533,8 @@ static void run(struct worker *w, struct conn *c, int err, const void *data)
 {
 	struct op_ctx op = op_begin(w, c, data);
 
+	/* for what waits; who wakes it may be faster than we are back */
+	c->busy++;
 	if (!err) {
 		leave(w, c, op_slow(&w->rq));
 		err = replay_run(&op);
@@ -488,7 +542,13 @@ static void run(struct worker *w, struct conn *c, int err, const void *data)
 	}
 	if (op.broken && c->state != CONN_DEAD)
 		broken(c, "request with the number of another");
+	if (err == OP_PARKED) {
+		if (c->state != CONN_OPEN)
+			unpark_all(c);
+		return;
+	}
 	answer(c, &w->rq, err, &w->rep);
+	put(c);
 }
 
 /*
@@ -729,6 +789,7 @@ void conn_finish(struct conn *c)
 	if (c->state != CONN_OPEN)
 		return;
 	c->state = CONN_FINISH;
+	unpark_all(c);
 	loop_queue(c);
 }
 

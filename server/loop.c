@@ -487,12 +487,14 @@ bool loops_stop(void)
 
 	for (unsigned int i = 0; i < nloops; i++) {
 		struct loop *l = &loops[i];
-		struct conn *c;
+		struct conn *c, *next;
 
 		pthread_mutex_lock(&l->lock);
 		l->stopping = true;
-		LIST_FOREACH(c, &l->conns, all)
+		for (c = LIST_FIRST(&l->conns); c; c = next) {
+			next = LIST_NEXT(c, all);
 			conn_finish(c);
+		}
 		wake(l);
 		pthread_mutex_unlock(&l->lock);
 	}

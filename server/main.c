@@ -345,6 +345,7 @@ static void setup_limits(void)
 	cfg.max_files = MIN(want.rlim_cur / 2, (rlim_t)65536);
 	cfg.max_conns = MIN(want.rlim_cur / 8, (rlim_t)16384);
 	cfg.max_pins = want.rlim_cur / 8;
+	cfg.max_locked = want.rlim_cur / 8;
 	if (cfg.max_files < 128 || cfg.max_conns < 16)
 		die("RLIMIT_NOFILE of %llu is too low", (unsigned long long)want.rlim_cur);
 }
@@ -407,6 +408,7 @@ int main(int argc, char **argv)
 	hold_init();
 	change_init();
 	session_init();
+	lock_init();
 	loops_start();
 	log_msg("serving %s%s", cfg.export, cfg.read_only ? " read-only" : "");
 	notify_systemd("READY=1");

@@ -1100,6 +1100,7 @@ static const struct {
 	[WFS_OP_SETXATTR]	= { op_setxattr, true },
 	[WFS_OP_LISTXATTR]	= { op_getxattr, false },
 	[WFS_OP_REMOVEXATTR]	= { op_setxattr, true },
+	[WFS_OP_LOCK]		= { op_lock, false },
 	[WFS_OP_SESSION]	= { op_session, false },
 	[WFS_OP_ALLOCATE]	= { op_allocate, true },
 	[WFS_OP_SEEK]		= { op_seek, false },
@@ -1109,7 +1110,7 @@ static const struct {
 /**
  * op_run - carry out any operation but HELLO and WRITE
  *
- * Return: 0 or -errno.  After an error nothing in the reply counts, but its data and file are the
+ * Return: 0, -errno, or OP_PARKED.  After an error nothing in the reply counts, but its data and file are the
  * caller's to release all the same.
  */
 int op_run(struct op_ctx *op)

@@ -159,6 +159,9 @@ int replay_run(struct op_ctx *op)
 	set_state(rec, RECORD_NONE);
 	op->record = rec;
 	err = op_run(op);
+	/* A lock that is waited for can be asked for again, whether it was granted or not. */
+	if (err == OP_PARKED)
+		op->record = NULL;
 	replay_done(op, err);
 	return err;
 }

@@ -415,6 +415,43 @@ static int parse_xattr(const void *body, size_t len, struct request *rq)
 	return rq->flags || (rq->op == WFS_OP_REMOVEXATTR && rq->count) ? -EINVAL : 0;
 }
 
+static int parse_lock(const void *body, struct request *rq)
+{
+	struct wfs_lock_req b;
+	bool unlock, flock;
+
+	memcpy(&b, body, sizeof(b));
+	rq->fh = b.io;
+	rq->owner = le64toh(b.owner);
+	rq->start = le64toh(b.start);
+	rq->end = le64toh(b.end);
+	rq->type = le32toh(b.type);
+	rq->flags = le32toh(b.flags);
+	rq->wait = le32toh(b.wait);
+	rq->pid = le32toh(b.pid);
+	unlock = rq->type == WFS_LOCK_UNLOCK;
+	flock = rq->flags & WFS_LOCK_FLOCK;
+
+	if (rq->type > WFS_LOCK_UNLOCK || rq->flags & ~WFS_LOCK__ALL || rq->wait > WFS_LOCK_WAIT_MAX)
+		return -EINVAL;
+	if (rq->start > rq->end || rq->end > INT64_MAX)
+		return -EINVAL;
+	if (flock && (rq->start || rq->end != INT64_MAX))
+		return -EINVAL;
+	switch (rq->flags & ~WFS_LOCK_FLOCK) {
+	case 0:
+		return unlock && rq->wait ? -EINVAL : 0;
+	case WFS_LOCK_TEST:
+		return flock || unlock || rq->wait ? -EINVAL : 0;
+	case WFS_LOCK_RECLAIM:
+		return unlock || rq->wait ? -EINVAL : 0;
+	case WFS_LOCK_CANCEL:
+		return !unlock || rq->wait ? -EINVAL : 0;
+	default:
+		return -EINVAL;
+	}
+}
+
 static int parse_session(const void *body, struct request *rq)
 {
 	struct wfs_session_req b;
@@ -551,6 +588,9 @@ int request_body(const void *frame, const struct limits *lim, struct request *rq
 	case WFS_OP_LISTXATTR:
 	case WFS_OP_REMOVEXATTR:
 		err = parse_xattr(p, len, rq);
+		break;
+	case WFS_OP_LOCK:
+		err = parse_lock(p, rq);
 		break;
 	case WFS_OP_SESSION:
 		err = parse_session(p, rq);

@@ -350,6 +350,7 @@ void session_init(void)
 static void release_all(struct session *s)
 {
 	hold_end(s);
+	lock_session_end(s);
 	unlinkat(dir_fd, file_name(s).s, 0);
 }
 

@@ -3,7 +3,7 @@
  * wfsd.h - what the server's files share, grouped by the file that defines it.
  *
  * Order of locks, outermost first; one that is not listed is a leaf:
- *	loop.lock > sessions_lock
+ *	loop.lock > sessions_lock, table_lock (lock.c)
  *	dir lock (change.c) > hold shard (hold.c), cache shard (file.c)
  * A dir lock is taken by an operation, which runs without the loop's lock.
  */
@@ -53,9 +53,10 @@ struct config {
 	struct wfs_fh	root_fh;
 	bool		acl;		/* its file system has POSIX ACLs */
 	int		proc_fd;	/* /proc/self/fd, every worker's working directory */
-	unsigned int	max_conns;	/* these three are shares of RLIMIT_NOFILE */
+	unsigned int	max_conns;	/* these four are shares of RLIMIT_NOFILE */
 	unsigned int	max_files;
 	unsigned int	max_pins;
+	unsigned int	max_locked;
 };
 extern struct config cfg;
 
@@ -106,6 +107,9 @@ struct request {
 	uint64_t	to_offset;	/* COPY */
 	uint64_t	len;		/* ALLOCATE, COPY */
 	uint32_t	mode;		/* SETATTR, CREATE and its like; ALLOCATE */
+	uint64_t	owner;		/* these six: LOCK */
+	uint64_t	start, end;
+	uint32_t	type, wait, pid;
 	uint32_t	umask;
 	uint32_t	rdev_major;
 	uint32_t	rdev_minor;
@@ -215,6 +219,7 @@ struct session {
 	_Atomic uint64_t	have[REPLAY_GROUPS / 64];
 	atomic_uint		stuck;		/* requests in file system calls that take long */
 	atomic_uint		holds;
+	unsigned int		locks;		/* under table_lock (lock.c) */
 	unsigned int		users;		/* these five: under sessions_lock */
 	bool			ended;		/* no HELLO finds it any more */
 	time_t			expires;	/* when there are no users */
@@ -256,6 +261,15 @@ void hold_end(struct session *s);
 void hold_pin(const struct wfs_fh *fh, int fd);
 struct file *hold_pinned(const struct wfs_fh *fh);
 
+/* ---- lock.c ---- */
+
+struct op_ctx;
+
+void lock_init(void);
+int op_lock(struct op_ctx *op);
+bool lock_abandon(struct conn *conn, uint16_t *slot, uint32_t *seq);
+void lock_session_end(struct session *s);
+
 /* ---- change.c ---- */
 
 void change_init(void);
@@ -290,6 +304,7 @@ struct reply {
  * struct op_ctx - whom an operation runs for; no lock is held
  * @data: payload of SETXATTR
  * @conn: index of the connection
+ * @asker: the connection; belongs to the loop, is here to be named to conn_unpark()
  * @record: replay.c's, until the reply is in it
  * @broken: the connection must be closed
  */
@@ -299,10 +314,14 @@ struct op_ctx {
 	unsigned int	conn;
 	struct record	*record;
 	bool		broken;
+	struct conn	*asker;
 	const void	*data;
 	const struct request *rq;
 	struct reply	*rep;
 };
+
+/* op_run(): the request waits, has no thread meanwhile, and is answered by conn_unpark(). */
+#define OP_PARKED	1
 
 int op_run(struct op_ctx *op);
 bool op_slow(const struct request *rq);		/* known to take long */
@@ -376,7 +395,8 @@ enum conn_state {
 
 /**
  * struct conn - a connection; all of it belongs to the loop and its lock
- * @busy: threads that work for it without the lock
+ * @busy: threads that work for it without the lock, and requests that wait
+ * @parked: requests that wait, under table_lock (lock.c)
  * @stuck: those of them that did not come back soon, so that the loop went on without them
  * @reading: a thread in a call is in the middle of the input, nobody else may touch it
  * @sending: the same for the output
@@ -393,6 +413,7 @@ struct conn {
 	bool			timed;		/* on loop.timed */
 	bool			reading, sending;
 	unsigned int		busy, stuck;
+	unsigned int		parked;
 	TAILQ_ENTRY(conn)	runq, throttled_link, timed_link;
 	LIST_ENTRY(conn)	all;
 	time_t			deadline;	/* while timed */
@@ -424,6 +445,7 @@ void conn_event(struct conn *c, uint32_t events);
 void conn_kill(struct conn *c);
 void conn_free(struct conn *c);
 void conn_finish(struct conn *c);
+void conn_unpark(struct conn *c, uint16_t slot, uint32_t seq, int status, const void *body, size_t len);
 
 /* ---- loop.c ---- */
 
