@@ -10,6 +10,7 @@ Prints TAP.  Each test has a server and an export of its own, and fails as well 
 anything of a sanitizer, or does not end by SIGTERM with 0.
 """
 
+import collections
 import contextlib
 import errno
 import fcntl
@@ -485,13 +486,13 @@ class Server:
     def path(self, name):
         return self.dir + "/" + name
 
-    def start(self, args=None, port=0, wait=True, export=None):
+    def start(self, args=None, port=0, wait=True, export=None, binary=None):
         env = dict(os.environ, UBSAN_OPTIONS="print_stacktrace=1",
                    ASAN_OPTIONS="allocator_may_return_null=1:quarantine_size_mb=16")
         self.logfile = open(self.base + "/log", "a+")
         seen = os.path.getsize(self.base + "/log")
         self.proc = subprocess.Popen(
-            [find_server(), "--export", export or self.dir, "--listen", "127.0.0.1:%d" % port,
+            [binary or find_server(), "--export", export or self.dir, "--listen", "127.0.0.1:%d" % port,
              "--state-dir", self.state] + (self.args if args is None else args),
             stdout=self.logfile, stderr=self.logfile, env=env)
         if not wait:
@@ -2183,6 +2184,91 @@ def descriptors_run_out(s):
     check(conn(s).read(files[8].io, 0, 9), b"x")
 
 
+@test(start=False)
+def memory_runs_out(s):
+    """Requests wait or get ENOMEM; who is closed is who takes no replies."""
+    # ASan has its memory reserved, and no limit would reach it.
+    s.start(binary=find_server().replace("/server-san/", "/server/"))
+    good, late = conn(s), conn(s)
+    f = good.create(good.root, "f")
+    good.write(f.io, 0, b"x" * 65536)
+    d = good.mkdir(good.root, "d")[0]
+    for i in range(1500):
+        os.mknod(s.path("d/%0200d" % i))
+    hogs = [conn(s, rcvbuf=4096) for _ in range(60)]
+    with open("/proc/%d/status" % s.proc.pid) as status:
+        size = int(re.search(r"VmData:\s+(\d+)", status.read()).group(1)) * 1024
+    soft, hard = resource.prlimit(s.proc.pid, resource.RLIMIT_DATA)
+    resource.prlimit(s.proc.pid, resource.RLIMIT_DATA, (size + (8 << 20), hard))
+    for h in hogs:
+        for _ in range(24):     # the kernel takes the first 4 MiB
+            h.send(READDIR, b_readdir(d, 0, 1 << 18, 0))
+    for h in hogs:              # the large ones fail, small ones take what is left
+        for _ in range(100):
+            h.send(READDIR, b_readdir(d, 0, 4096, 0))
+    seen = collections.Counter()
+
+    def work(k):
+        for c in (good, late):
+            for reply in (c.call(GETATTR, f.fh), c.call(READ, b_read(f.io, 0, 4096)),
+                          c.call(WRITE, b_write(f.io, 4096 * k), b"y" * 4096),
+                          c.call(READDIR, b_readdir(d, 0, 1 << 16, PLUS)),
+                          c.call(SETXATTR, b_xattr(f.fh, b"user.a"), b"v" * 4000)):
+                seen[reply.status] += 1
+                assert reply.status in (0, errno.ENOMEM), "status %d" % reply.status
+    closed = "takes no replies while memory is short"
+    k = 0
+
+    def hogs_closed():
+        nonlocal k
+        k += 1
+        work(1 + k % 15)
+        return closed in s.stderr()
+    until(hogs_closed, 40, "those who take no replies are closed")
+    time.sleep(1.5)
+    seen.clear()
+    work(1)
+    check(dict(seen), {0: 10}, "after those were closed")
+    check(good.read(f.io, 0, 4096), b"x" * 4096)
+    resource.prlimit(s.proc.pid, resource.RLIMIT_DATA, (soft, hard))
+    check(conn(s).read(f.io, 4096, 4096), b"y" * 4096)
+    for h in hogs:
+        h.close()
+
+
+@test(fs="ext4")
+def disk_becomes_read_only(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    c.write(f.io, 0, b"x" * 8192)
+    c.commit(f.io)
+    wo = c.open(f.fh, O_WRITE)
+    # Nobody may have a file open for writing then; the handles survive.
+    s.kill()
+    sh("mount -o remount,ro %s" % s.dir)
+    s.start()
+    c = conn(s)
+    for io in (f.io, wo):
+        check(c.getattr(io).size, 8192)
+        check(c.call(WRITE, b_write(io, 0), b"y" * 4096).status, errno.EROFS, "WRITE")
+        check(c.call(SETATTR, b_setattr(io, SET_SIZE, size=1)).status, errno.EROFS, "SETATTR")
+        c.commit(io)
+    check(c.read(f.io, 0, 10000), b"x" * 8192)
+    check(c.call(READ, b_read(wo, 0, 10)).status, errno.EBADF)
+    check(c.call(CREATE, b_create(c.root, "g", 0o644, 0, O_READ | O_WRITE)).status, errno.EROFS)
+    with fails(errno.EROFS):
+        c.mkdir(c.root, "d")
+    with fails(errno.EROFS):
+        c.open(f.fh, O_READ | O_WRITE)
+    io = c.open(f.fh, O_READ)
+    check(c.read(io, 4096, 4096), b"x" * 4096)
+    check(c.read(f.io, 0, 5), b"xxxxx")
+    sh("mount -o remount,rw %s" % s.dir)
+    c.write(f.io, 0, b"z" * 4096)
+    c.write(wo, 4096, b"z")
+    check(c.read(f.io, 4095, 3), b"zzx")
+
+
 # ---- what breaks the protocol ----
 
 @test
@@ -2474,6 +2560,25 @@ def sigterm_finishes_what_is_in_flight(s):
         check(local.read(4096), b"y" * 4096)
 
 
+@test(fs="ext4", args=["--threads", "1"])
+def sigterm_when_the_last_client_has_gone(s):
+    """It ends with the last request, whose client has gone meanwhile and wakes nobody up."""
+    c = conn(s)
+    f = c.create(c.root, "f")
+    sh("fsfreeze -f %s" % s.dir)
+    try:
+        c.send(WRITE, b_write(f.io, 0), b"y" * 4096)
+        time.sleep(0.5)
+        c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        c.close()
+        time.sleep(0.2)
+        s.proc.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        check(s.proc.poll(), None, "ended before its request")
+    finally:
+        sh("fsfreeze -u %s" % s.dir)
+    check(s.proc.wait(20), 0)
+    assert "did not end in time" not in s.stderr(), s.stderr()
 # ---- locks ----
 
 def rw_file(c, name="f", mode=0o666):

@@ -21,6 +21,7 @@
 #define PAGE		4096u
 #define CHUNK_ROOM	(PAGE - sizeof(struct chunk))
 #define COPY_MAX	1024		/* data up to here shares a chunk with the header */
+#define REPLY_ROOM	(sizeof(struct wfs_rep_hdr) + WFS_BODY_MAX + COPY_MAX)
 #define SEND_MAX	(1u << 20)	/* of a file in one call */
 #define SEND_IOVS	16
 
@@ -35,6 +36,7 @@
 #define CONN_STUCK	8
 #define SESSION_STUCK	32
 
+#define SHED_SECONDS	3	/* without a reply taken, while others wait for memory */
 #define HELLO_SECONDS	10
 #define LINGER_SECONDS	3
 #define HELLO_WAIT	2	/* seconds that a HELLO may wait for the old connection to end */
@@ -93,7 +95,7 @@ static void release(struct conn *c)
 		session_leave(c->session, c->index);
 	close(c->sock);
 	LIST_REMOVE(c, all);
-	c->loop->nconns--;
+	loop_conn_gone(c->loop);
 	LIST_INSERT_HEAD(&c->loop->dead, c, all);
 }
 
@@ -158,13 +160,40 @@ void conn_event(struct conn *c, uint32_t events)
 
 /* ---- output ---- */
 
-static struct chunk *new_chunk(struct conn *c, size_t room)
+/*
+ * Before a request is begun there has to be memory for its reply: when it is done it is too late to say
+ * that there is none.  The spare chunks are the worker's and are used only then.  When they can't be had
+ * the request waits.
+ */
+static bool reserve(struct worker *w, struct conn *c)
+{
+	static const size_t rooms[] = { 0, REPLY_ROOM };
+
+	for (unsigned int i = 0; i < 2; i++) {
+		if (w->spare[i])
+			continue;
+		w->spare[i] = malloc(sizeof(*w->spare[i]) + rooms[i]);
+		if (!w->spare[i]) {
+			loop_no_memory(c);
+			return false;
+		}
+	}
+	return true;
+}
+
+static struct chunk *new_chunk(struct worker *w, struct conn *c, size_t room)
 {
 	struct chunk *ch = malloc(sizeof(*ch) + room);
-	size_t bytes = sizeof(*ch) + room;
+	size_t bytes;
 
-	if (!ch)
-		return NULL;
+	if (!ch) {
+		if (!w)
+			return NULL;
+		ch = w->spare[room > 0];
+		w->spare[room > 0] = NULL;
+		room = room ? REPLY_ROOM : 0;
+	}
+	bytes = sizeof(*ch) + room;
 	*ch = (struct chunk){ .room = room };
 	TAILQ_INSERT_TAIL(&c->out, ch, list);
 	c->out_bytes += bytes;
@@ -172,22 +201,22 @@ static struct chunk *new_chunk(struct conn *c, size_t room)
 	return ch;
 }
 
-static struct chunk *chunk_for(struct conn *c, size_t len)
+static struct chunk *chunk_for(struct worker *w, struct conn *c, size_t len)
 {
 	struct chunk *ch = TAILQ_LAST(&c->out, chunks);
 
 	if (ch && !ch->data && !ch->file && ch->room - ch->end >= len)
 		return ch;
-	return new_chunk(c, MAX(len, CHUNK_ROOM));
+	return new_chunk(w, c, MAX(len, CHUNK_ROOM));
 }
 
-static struct chunk *append(struct conn *c, const struct wfs_rep_hdr *h, struct reply *rep)
+static struct chunk *append(struct worker *w, struct conn *c, const struct wfs_rep_hdr *h, struct reply *rep)
 {
 	bool copy = rep->data && rep->data_len <= COPY_MAX;
 	uint32_t body_len = le32toh(h->body_len);
 	struct chunk *ch;
 
-	ch = chunk_for(c, sizeof(*h) + body_len + (copy ? rep->data_len : 0));
+	ch = chunk_for(w, c, sizeof(*h) + body_len + (copy ? rep->data_len : 0));
 	if (!ch)
 		return NULL;
 	memcpy(ch->buf + ch->end, h, sizeof(*h));
@@ -201,7 +230,7 @@ static struct chunk *append(struct conn *c, const struct wfs_rep_hdr *h, struct 
 	if (!h->data_len || copy)
 		return ch;
 
-	ch = new_chunk(c, 0);
+	ch = new_chunk(w, c, 0);
 	if (!ch)
 		return NULL;
 	if (rep->file) {
@@ -220,8 +249,8 @@ static struct chunk *append(struct conn *c, const struct wfs_rep_hdr *h, struct 
 	return ch;
 }
 
-/* Queue the reply to @rq.  @status: 0 or -errno. */
-static void answer(struct conn *c, const struct request *rq, int status, struct reply *rep)
+/* Queue the reply to @rq.  @status: 0 or -errno; @w: who has reserved memory for it, or NULL. */
+static void answer(struct worker *w, struct conn *c, const struct request *rq, int status, struct reply *rep)
 {
 	struct wfs_rep_hdr h = {
 		.magic = htole32(WFS_MAGIC),
@@ -236,6 +265,8 @@ static void answer(struct conn *c, const struct request *rq, int status, struct 
 	stat_add(&stats.requests[rq->op], 1);
 	if (status)
 		stat_add(&stats.errors[rq->op], 1);
+	if (status == -ENOMEM)
+		loop_memory_short();
 	c->slots[rq->slot / 64] &= ~(1ull << rq->slot % 64);
 	if (status) {
 		rep->body_len = 0;
@@ -246,7 +277,7 @@ static void answer(struct conn *c, const struct request *rq, int status, struct 
 	if (c->state == CONN_OPEN || c->state == CONN_FINISH) {
 		h.body_len = htole32(rep->body_len);
 		h.data_len = htole32(rep->data_len);
-		ch = append(c, &h, rep);
+		ch = append(w, c, &h, rep);
 		if (ch) {
 			ch->replies++;
 			c->out_replies++;
@@ -274,7 +305,7 @@ static void unpark(struct conn *c, uint16_t slot, uint32_t seq, int status, cons
 	rep.data = NULL;
 	rep.file = NULL;
 	memcpy(rep.body, body, len);
-	answer(c, &rq, status, &rep);
+	answer(NULL, c, &rq, status, &rep);
 	loop_queue(c);
 	put(c);
 }
@@ -303,6 +334,22 @@ void conn_unpark(struct conn *c, uint16_t slot, uint32_t seq, int status, const 
 	pthread_mutex_unlock(&l->lock);
 }
 
+static void socket_full(struct conn *c)
+{
+	c->writable = false;
+	c->full_since = now_seconds();
+}
+
+/* Memory is short: close the connection if its client has what there is of it in replies that it does not take. */
+void conn_shed(struct conn *c)
+{
+	if (c->state == CONN_DEAD || c->writable || c->sending || TAILQ_EMPTY(&c->out) ||
+	    now_seconds() < c->full_since + SHED_SECONDS)
+		return;
+	log_limited("%s: takes no replies while memory is short, closing", c->peer);
+	conn_kill(c);
+}
+
 /* Bytes of all chunks up to the next file. */
 static bool send_bytes(struct conn *c)
 {
@@ -324,7 +371,7 @@ static bool send_bytes(struct conn *c)
 	n = sendmsg(c->sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0));
 	if (n < 0) {
 		if (errno == EAGAIN)
-			c->writable = false;
+			socket_full(c);
 		else
 			conn_kill(c);
 		return false;
@@ -348,7 +395,7 @@ static bool send_file(struct worker *w, struct conn *c)
 	ssize_t n;
 
 	/* Before the call: an event that comes during it must not be forgotten after it. */
-	c->writable = false;
+	socket_full(c);
 	c->sending = true;
 	leave(w, c, false);
 	n = mover->send(c->sock, ch->file->fd, &ch->pos, MIN(ch->left, SEND_MAX));
@@ -440,8 +487,10 @@ static bool receive(struct conn *c)
 		return false;
 	if (!c->in) {
 		c->in = malloc(IN_SIZE);
-		if (!c->in)
-			return broken(c, "no memory for a request");
+		if (!c->in) {
+			loop_no_memory(c);
+			return false;
+		}
 	}
 	compact(c);
 	n = recv(c->sock, c->in + c->in_end, IN_SIZE - c->in_end, MSG_DONTWAIT);
@@ -547,7 +596,7 @@ static void run(struct worker *w, struct conn *c, int err, const void *data)
 			unpark_all(c);
 		return;
 	}
-	answer(c, &w->rq, err, &w->rep);
+	answer(w, c, &w->rq, err, &w->rep);
 	put(c);
 }
 
@@ -618,7 +667,7 @@ static bool write_payload(struct worker *w, struct conn *c)
 	}
 	enter(w, c);
 	if (last) {
-		answer(c, rq, err, &w->rep);
+		answer(w, c, &w->rq, err, &w->rep);
 		return true;
 	}
 	c->reading = false;
@@ -640,8 +689,10 @@ static bool xattr_payload(struct worker *w, struct conn *c)
 
 	if (!c->pay_blob) {
 		c->pay_blob = malloc(len);
-		if (!c->pay_blob)
-			return broken(c, "no memory for a request");
+		if (!c->pay_blob) {
+			loop_no_memory(c);
+			return false;
+		}
 	}
 	have = MIN(c->in_end - c->in_start - w->rq.frame_len, c->pay_left);
 	memcpy(c->pay_blob + c->pay_done, c->in + c->in_start + w->rq.frame_len, have);
@@ -717,7 +768,7 @@ static bool run_hello(struct worker *w, struct conn *c)
 		}
 	}
 	c->in_start += w->rq.frame_len;
-	answer(c, &w->rq, err, &w->rep);
+	answer(w, c, &w->rq, err, &w->rep);
 	if (err)
 		conn_finish(c);
 	return true;
@@ -740,7 +791,7 @@ static enum step input_step(struct worker *w, struct conn *c)
 	struct request *rq = &w->rq;
 	int err;
 
-	if (c->state != CONN_OPEN || c->reading)
+	if (c->state != CONN_OPEN || c->reading || !reserve(w, c))
 		return STEP_IDLE;
 	if (c->pay_left)
 		return payload_step(w, c) ? STEP_DONE : STEP_IDLE;

@@ -3,6 +3,7 @@
  * loop.c - event loops, the threads that run them, and what happens when one hangs in a call.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -34,6 +35,8 @@ static unsigned int nworkers, nidle;
 static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;	/* clearing watch_asleep */
 static pthread_cond_t watch_wake = PTHREAD_COND_INITIALIZER;
 static atomic_bool watch_asleep;
+
+static atomic_bool memory_short;	/* somebody got none; the janitor looks for who has it */
 
 /* ---- workers ---- */
 
@@ -86,6 +89,8 @@ static void *worker_main(void *arg)
 	nworkers--;
 	pthread_mutex_unlock(&pool_lock);
 	pthread_cond_destroy(&w->wake);
+	free(w->spare[0]);
+	free(w->spare[1]);
 	free(w->scratch);
 	free(w);
 	return NULL;
@@ -245,6 +250,26 @@ static void *watchdog_main(void *arg)
 	return arg;
 }
 
+/*
+ * Somebody got no memory.  What of it clients can hold are replies that they do not take, so those
+ * connections go that have not taken any for a while, and nobody else.
+ */
+static void shed(void)
+{
+	for (unsigned int i = 0; i < nloops; i++) {
+		struct loop *l = &loops[i];
+		struct conn *c, *next;
+
+		pthread_mutex_lock(&l->lock);
+		for (c = LIST_FIRST(&l->conns); c; c = next) {
+			next = LIST_NEXT(c, all);
+			conn_shed(c);
+		}
+		pthread_mutex_unlock(&l->lock);
+	}
+	malloc_trim(0);
+}
+
 /* Closes what nobody uses any more; a thread of its own, for closing may take long. */
 static void *janitor_main(void *arg)
 {
@@ -254,6 +279,8 @@ static void *janitor_main(void *arg)
 		file_expire(now - 5);
 		readdir_expire(now - 5);
 		session_expire(now);
+		if (atomic_exchange(&memory_short, false))
+			shed();
 		sleep(1);
 	}
 	return arg;
@@ -282,12 +309,42 @@ void loop_queue(struct conn *c)
 	wake(l);
 }
 
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000ull + ts.tv_nsec / 1000000;
+}
+
+/* A connection has left loop.conns; when it was the last, the runner may have been waiting for that. */
+void loop_conn_gone(struct loop *l)
+{
+	l->nconns--;
+	if (l->stopping && !l->nconns)
+		wake(l);
+}
+
+void loop_memory_short(void)
+{
+	atomic_store(&memory_short, true);
+}
+
+/* There was no memory for what the connection has to do next: look again in a while. */
+void loop_no_memory(struct conn *c)
+{
+	loop_memory_short();
+	loop_throttle(c);
+}
+
 /* Its session has too many requests that hang: look again in a while. */
 void loop_throttle(struct conn *c)
 {
 	if (c->throttled)
 		return;
 	c->throttled = true;
+	if (TAILQ_EMPTY(&c->loop->throttled))
+		c->loop->throttled_until = now_ms() + THROTTLE_MS;
 	TAILQ_INSERT_TAIL(&c->loop->throttled, c, throttled_link);
 }
 
@@ -323,6 +380,9 @@ static void check_times(struct loop *l)
 		conn_kill(c);
 	}
 	l->checked = now;
+	/* Not sooner, or many of them would keep each other from sleeping. */
+	if (TAILQ_EMPTY(&l->throttled) || now_ms() < l->throttled_until)
+		return;
 	while ((c = TAILQ_FIRST(&l->throttled))) {
 		TAILQ_REMOVE(&l->throttled, c, throttled_link);
 		c->throttled = false;

@@ -434,6 +434,7 @@ struct conn {
 	TAILQ_HEAD(chunks, chunk)	out;
 	size_t			out_bytes;	/* on the heap */
 	unsigned int		out_replies;
+	time_t			full_since;	/* while not writable: when the socket became full */
 
 	char			peer[64];	/* for the log */
 };
@@ -446,6 +447,7 @@ void conn_kill(struct conn *c);
 void conn_free(struct conn *c);
 void conn_finish(struct conn *c);
 void conn_unpark(struct conn *c, uint16_t slot, uint32_t seq, int status, const void *body, size_t len);
+void conn_shed(struct conn *c);
 
 /* ---- loop.c ---- */
 
@@ -462,6 +464,7 @@ struct worker {
 	struct request		rq;
 	struct reply		rep;
 	char			*scratch;	/* SCRATCH_SIZE */
+	struct chunk		*spare[2];	/* for a reply without memory; see reserve() */
 	size_t			moved;		/* bytes, in this turn of the connection */
 	bool			stuck;		/* counted in @conn->stuck */
 	struct loop		*next_loop;	/* these three: under pool_lock */
@@ -491,7 +494,8 @@ struct loop {
 	unsigned long		seen;		/* by the watchdog: @calls at its last look */
 	time_t			checked;	/* when deadlines were looked at last */
 	TAILQ_HEAD(, conn)	runq;		/* have something to do */
-	TAILQ_HEAD(, conn)	throttled;	/* wait for their session's requests to end */
+	TAILQ_HEAD(, conn)	throttled;	/* wait for their session's requests to end, or for memory */
+	uint64_t		throttled_until;	/* in ms; while there are any */
 	TAILQ_HEAD(, conn)	timed;		/* have a deadline */
 	LIST_HEAD(, conn)	conns;
 	LIST_HEAD(, conn)	dead;		/* to be freed when no event can refer to them */
@@ -505,6 +509,9 @@ void loop_leave(struct worker *w, bool slow);
 void loop_enter(struct worker *w);
 void loop_queue(struct conn *c);
 void loop_throttle(struct conn *c);
+void loop_no_memory(struct conn *c);
+void loop_memory_short(void);
+void loop_conn_gone(struct loop *l);
 void loop_timed(struct conn *c, unsigned int seconds);
 void loop_untimed(struct conn *c);
 
