@@ -59,7 +59,7 @@ TEST_F_TIMEOUT(dir, create_unlink, 120)
 		unsigned int seed = me;
 
 		barrier(&s->b, PROCS);
-		for (int i = 0; i < ROUNDS; i++) {
+		for (int i = 0; i < reps(ROUNDS); i++) {
 			int k = rand_r(&seed) % NAMES, fd;
 
 			snprintf(name, sizeof(name), "n%d", k);
@@ -100,7 +100,7 @@ TEST_F_TIMEOUT(dir, mkdir_rmdir, 120)
 		unsigned int seed = me;
 
 		barrier(&s->b, PROCS);
-		for (int i = 0; i < ROUNDS; i++) {
+		for (int i = 0; i < reps(ROUNDS); i++) {
 			int k = rand_r(&seed) % NAMES;
 
 			snprintf(name, sizeof(name), "d%d", k);
@@ -151,7 +151,7 @@ TEST_F_TIMEOUT(dir, rename, 120)
 		unsigned int seed = me;
 
 		barrier(&s->b, PROCS);
-		for (int i = 0; i < ROUNDS; i++) {
+		for (int i = 0; i < reps(ROUNDS); i++) {
 			bool swap = rand_r(&seed) % 2;
 
 			snprintf(a, sizeof(a), "dir%d/f%d", rand_r(&seed) % DIRS, rand_r(&seed) % FILES);
@@ -200,7 +200,7 @@ TEST_F_TIMEOUT(dir, hard_links, 120)
 		unsigned int seed = me;
 
 		barrier(&s->b, PROCS);
-		for (int i = 0; i < ROUNDS; i++) {
+		for (int i = 0; i < reps(ROUNDS); i++) {
 			snprintf(name, sizeof(name), "l%d", rand_r(&seed) % 10);
 			if (rand_r(&seed) % 2) {
 				if (link("f", name) && errno != EEXIST)
@@ -298,7 +298,7 @@ TEST_F_TIMEOUT(dir, read_with_drop_caches, 180)
 		if (fd < 0 || map == MAP_FAILED)
 			complain(s, "open");
 		barrier(&s->b, PROCS);
-		for (int i = 0; i < 60; i++) {
+		for (int i = 0; i < reps(60); i++) {
 			off_t off = rand_r(&seed) % (LEN - sizeof(buf));
 
 			if (me == 0) {

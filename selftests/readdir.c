@@ -9,7 +9,7 @@
 #include <sys/sysmacros.h>
 #include <sys/syscall.h>
 
-#define LARGE 100000
+#define LARGE reps(100000)
 
 /* Makes @n empty files @prefix0... in @dir. */
 static int make_many(const char *dir, const char *prefix, int n)
