@@ -478,4 +478,6 @@ const struct inode_operations wfs_dir_inode_operations = {
 	.setattr	= wfs_setattr,
 	.permission	= wfs_permission,
 	.listxattr	= wfs_listxattr,
+	.get_inode_acl	= wfs_get_acl,
+	.set_acl	= wfs_set_acl,
 };

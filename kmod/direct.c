@@ -181,7 +181,7 @@ static void wfs_dio_req_done(struct wfs_req *req)
 		dio->error = 0;
 	}
 	if (!req->error && dio->write && dio->inode)
-		wfs_wrote(dio->inode, req);
+		wfs_wrote(dio->inode, (const struct wfs_write_rep *)req->rep, req->start);
 	if (dio->pages == WFS_DIO_PINNED && !dio->write && !wfs_dio_all_dirty(req)) {
 		refcount_inc(&req->ref);
 		list_add_tail(&req->link, &dio->unpin);

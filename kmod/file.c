@@ -186,8 +186,12 @@ static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	struct inode *inode = file_inode(file);
 	ssize_t ret;
 
-	/* what can't be read can't be cached: a folio that is written in part could not be filled up */
-	if ((iocb->ki_flags & IOCB_DIRECT) || !wf->can_read)
+	/*
+	 * What can't be read can't be cached: a folio that is written in part could not be filled up.  Nor what takes
+	 * setuid and setgid bits away: the server does that, and no program may be run with them and what it doesn't
+	 * have yet.
+	 */
+	if ((iocb->ki_flags & IOCB_DIRECT) || !wf->can_read || (inode->i_mode & (S_ISUID | S_ISGID)))
 		return wfs_direct_write(iocb, from);
 	if (iocb->ki_flags & IOCB_NOWAIT)
 		return -EAGAIN;
@@ -239,18 +243,6 @@ static int wfs_mmap(struct file *file, struct vm_area_struct *vma)
 	return 0;
 }
 
-static loff_t wfs_llseek(struct file *file, loff_t offset, int whence)
-{
-	int err;
-
-	if (whence != SEEK_SET && whence != SEEK_CUR) {
-		err = wfs_revalidate(file_inode(file), false);
-		if (err)
-			return err;
-	}
-	return generic_file_llseek(file, offset, whence);
-}
-
 const struct file_operations wfs_file_operations = {
 	.open		= wfs_open,
 	.release	= wfs_release,
@@ -262,6 +254,8 @@ const struct file_operations wfs_file_operations = {
 	.splice_write	= iter_file_splice_write,
 	.mmap		= wfs_mmap,
 	.llseek		= wfs_llseek,
+	.fallocate	= wfs_fallocate,
+	.copy_file_range = wfs_copy_file_range,
 	.setlease	= simple_nosetlease,
 	.fop_flags	= FOP_BUFFER_RASYNC | FOP_DIO_PARALLEL_WRITE,
 };
@@ -271,4 +265,6 @@ const struct inode_operations wfs_file_inode_operations = {
 	.setattr	= wfs_setattr,
 	.permission	= wfs_permission,
 	.listxattr	= wfs_listxattr,
+	.get_inode_acl	= wfs_get_acl,
+	.set_acl	= wfs_set_acl,
 };

@@ -15,6 +15,7 @@ static void wfs_inode_once(void *p)
 	spin_lock_init(&wi->lock);
 	mutex_init(&wi->commit_mutex);
 	mutex_init(&wi->inval_mutex);
+	init_rwsem(&wi->range_sem);
 }
 
 int wfs_inode_init(void)
@@ -130,6 +131,9 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 
 	changed = wi->change != attr->change ||
 		  (wi->racy && (from == WFS_ATTR_OPENED || S_ISDIR(inode->i_mode)));
+	/* what we do to names in a directory leaves its ACLs alone; of others' doing wfs_update_dir() knows */
+	if (changed && !(ours && S_ISDIR(inode->i_mode)))
+		forget_all_cached_acls(inode);
 	if (ours || !busy) {
 		wi->change = attr->change;
 		wi->racy = attr->flags & WFS_ATTR_RACY;
@@ -186,8 +190,10 @@ int wfs_update_dir(struct inode *dir, const struct wfs_dir_change *dc, u64 start
 	struct wfs_inode *wi = WFS_I(dir);
 
 	spin_lock(&wi->lock);
-	if (wi->racy || le64_to_cpu(dc->pre_change) != wi->change)
+	if (wi->racy || le64_to_cpu(dc->pre_change) != wi->change) {
 		WRITE_ONCE(wi->dir_gen, atomic_long_inc_return(&wfs_gen));
+		forget_all_cached_acls(dir);
+	}
 	spin_unlock(&wi->lock);
 	return wfs_update_attr_wire(dir, &dc->attr, start, WFS_ATTR_OURS);
 }
@@ -409,7 +415,7 @@ int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *
 	int err = 0;
 
 	/* the server sets the times when data reaches it */
-	if (S_ISREG(inode->i_mode) && (mask & (STATX_MTIME | STATX_CTIME | STATX_BLOCKS)) &&
+	if (S_ISREG(inode->i_mode) && (mask & (STATX_MTIME | STATX_CTIME | STATX_BLOCKS | STATX_CHANGE_COOKIE)) &&
 	    !(flags & AT_STATX_DONT_SYNC) && wfs_is_dirty(inode)) {
 		err = wfs_flush(inode) ?: wfs_settle(inode);
 		if (err)
@@ -425,7 +431,17 @@ int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *
 		stat->btime = wi->btime;
 		stat->result_mask |= STATX_BTIME;
 	}
+	/* it does not grow, so it is not MONOTONIC */
+	if ((mask & STATX_CHANGE_COOKIE) && !wi->racy) {
+		stat->change_cookie = wi->change;
+		stat->result_mask |= STATX_CHANGE_COOKIE;
+	}
 	spin_unlock(&wi->lock);
+	if ((mask & STATX_DIOALIGN) && S_ISREG(inode->i_mode)) {
+		stat->dio_mem_align = 1;
+		stat->dio_offset_align = 1;
+		stat->result_mask |= STATX_DIOALIGN;
+	}
 	stat->blksize = max_t(u32, wfs_sess(inode->i_sb)->opt.rsize, PAGE_SIZE);
 	return 0;
 }
@@ -517,6 +533,9 @@ int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *at
 	if (!err) {
 		if (valid & WFS_SET_SIZE)
 			wfs_set_size(inode, attr->ia_size);
+		/* the mode is a part of them */
+		if (valid & WFS_SET_MODE)
+			forget_all_cached_acls(inode);
 		err = wfs_update_attr_wire(inode, (struct wfs_attr *)req->rep, req->start, WFS_ATTR_OURS);
 	}
 	if (err && S_ISREG(inode->i_mode))
@@ -615,4 +634,6 @@ const struct inode_operations wfs_special_inode_operations = {
 	.setattr	= wfs_setattr,
 	.permission	= wfs_permission,
 	.listxattr	= wfs_listxattr,
+	.get_inode_acl	= wfs_get_acl,
+	.set_acl	= wfs_set_acl,
 };

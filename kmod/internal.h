@@ -4,7 +4,7 @@
  *
  * Lock order, outermost first:
  *
- *	inode->i_rwsem > wfs_inode.inval_mutex, wfs_inode.commit_mutex > mapping->invalidate_lock > folio lock > wfs_session.hello_mutex >
+ *	inode->i_rwsem > wfs_inode.range_sem > wfs_inode.inval_mutex, wfs_inode.commit_mutex > mapping->invalidate_lock > folio lock > wfs_session.hello_mutex >
  *	wfs_conn.send_mutex > socket lock > wfs_conn.lock, wfs_inode.lock
  */
 #ifndef _WFS_INTERNAL_H
@@ -23,7 +23,9 @@
 #include <linux/mutex.h>
 #include <linux/net.h>
 #include <linux/pagemap.h>
+#include <linux/posix_acl.h>
 #include <linux/refcount.h>
+#include <linux/rwsem.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/uio.h>
@@ -436,6 +438,8 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @dir_gen: directories: a dentry whose d_time differs has to be looked up again
  * @commit_mutex: one COMMIT at a time
  * @inval_mutex: held while the page cache is dropped
+ * @range_sem: files: held for writing while the server changes a range, for reading while a mapping makes a
+ *	page dirty; the latter with mmap_lock held
  */
 struct wfs_inode {
 	struct inode		inode;
@@ -462,6 +466,7 @@ struct wfs_inode {
 	unsigned long		dir_gen;
 	struct mutex		commit_mutex;
 	struct mutex		inval_mutex;
+	struct rw_semaphore	range_sem;
 };
 
 static inline struct wfs_inode *WFS_I(const struct inode *inode)
@@ -524,6 +529,13 @@ extern const struct inode_operations wfs_symlink_inode_operations;
 
 extern const struct xattr_handler * const wfs_xattr_handlers[];
 ssize_t wfs_listxattr(struct dentry *dentry, char *list, size_t size);
+ssize_t wfs_xattr_read(struct inode *inode, u8 op, const char *name, void *value, size_t size);
+int wfs_xattr_write(struct inode *inode, const char *name, const void *value, size_t size, int flags);
+
+/* ---- acl.c ---- */
+
+struct posix_acl *wfs_get_acl(struct inode *inode, int type, bool rcu);
+int wfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_acl *acl, int type);
 
 /* ---- file.c ---- */
 
@@ -557,7 +569,7 @@ extern const struct address_space_operations wfs_aops;
 int wfs_flush(struct inode *inode);
 int wfs_commit(struct inode *inode, bool datasync);
 int wfs_sync_fs(struct super_block *sb, int wait);
-void wfs_wrote(struct inode *inode, struct wfs_req *req);
+void wfs_wrote(struct inode *inode, const struct wfs_write_rep *rep, u64 start);
 struct wfs_req *wfs_write_req(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred,
 			      u64 pos, gfp_t gfp);
 void wfs_zero_tail(struct inode *inode, loff_t size);
@@ -567,5 +579,12 @@ vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf);
 
 ssize_t wfs_direct_read(struct kiocb *iocb, struct iov_iter *iter);
 ssize_t wfs_direct_write(struct kiocb *iocb, struct iov_iter *iter);
+
+/* ---- range.c: parts of files ---- */
+
+long wfs_fallocate(struct file *file, int mode, loff_t offset, loff_t len);
+loff_t wfs_llseek(struct file *file, loff_t offset, int whence);
+ssize_t wfs_copy_file_range(struct file *from, loff_t pos, struct file *to, loff_t to_pos, size_t len,
+			    unsigned int flags);
 
 #endif /* _WFS_INTERNAL_H */

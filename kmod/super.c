@@ -313,6 +313,9 @@ static int wfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	sb->s_xattr = wfs_xattr_handlers;
 	if (sess->export_flags & WFS_EXPORT_RDONLY)
 		sb->s_flags |= SB_RDONLY;
+	/* it also keeps the VFS from applying the umask, which is sent along: a default ACL overrides it */
+	if (sess->export_flags & WFS_EXPORT_ACL)
+		sb->s_flags |= SB_POSIXACL;
 
 	err = super_setup_bdi(sb);
 	if (err)

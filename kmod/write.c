@@ -148,17 +148,18 @@ vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf)
 	struct folio *folio = page_folio(vmf->page);
 	struct inode *inode = file_inode(vmf->vma->vm_file);
 	loff_t pos = (loff_t)vmf->pgoff << PAGE_SHIFT;
+	vm_fault_t ret = VM_FAULT_NOPAGE;
 	size_t from;
 
 	sb_start_pagefault(inode->i_sb);
-	if (folio_lock_killable(folio)) {
-		sb_end_pagefault(inode->i_sb);
-		return VM_FAULT_NOPAGE;
-	}
+	/* not while the server changes a part of the file; see range.c */
+	if (down_read_killable(&WFS_I(inode)->range_sem))
+		goto out;
+	if (folio_lock_killable(folio))
+		goto out_range;
 	if (folio->mapping != inode->i_mapping || pos >= i_size_read(inode)) {
 		folio_unlock(folio);
-		sb_end_pagefault(inode->i_sb);
-		return VM_FAULT_NOPAGE;
+		goto out_range;
 	}
 	from = offset_in_folio(folio, pos);
 	/* a folio of this size is mapped, and made writable, as a whole */
@@ -166,8 +167,12 @@ vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf)
 		wfs_set_dirty(folio, 0, folio_size(folio));
 	else
 		wfs_set_dirty(folio, from, from + PAGE_SIZE);
+	ret = VM_FAULT_LOCKED;
+out_range:
+	up_read(&WFS_I(inode)->range_sem);
+out:
 	sb_end_pagefault(inode->i_sb);
-	return VM_FAULT_LOCKED;
+	return ret;
 }
 
 /* ---- to the server ---- */
@@ -198,13 +203,13 @@ struct wfs_req *wfs_write_req(struct wfs_session *sess, const struct wfs_fh *io,
 }
 
 /**
- * wfs_wrote - take over what the reply of a WRITE says
+ * wfs_wrote - take over what the reply of a WRITE, or of what is as good as one, says
  * @inode: the file
- * @req: the request, which succeeded
+ * @rep: the reply, without error
+ * @start: wfs_req.start
  */
-void wfs_wrote(struct inode *inode, struct wfs_req *req)
+void wfs_wrote(struct inode *inode, const struct wfs_write_rep *rep, u64 start)
 {
-	const struct wfs_write_rep *rep = (const void *)req->rep;
 	u64 verifier = le64_to_cpu(rep->verifier);
 	struct wfs_inode *wi = WFS_I(inode);
 
@@ -214,7 +219,7 @@ void wfs_wrote(struct inode *inode, struct wfs_req *req)
 	else if (wi->verifier != verifier)
 		set_bit(WFS_INO_LOST_DATA, &wi->flags);
 	spin_unlock(&wi->lock);
-	wfs_update_attr_wire(inode, &rep->attr, req->start, WFS_ATTR_WROTE);
+	wfs_update_attr_wire(inode, &rep->attr, start, WFS_ATTR_WROTE);
 	WRITE_ONCE(wfs_sess(inode->i_sb)->wrote, true);
 }
 
@@ -229,7 +234,7 @@ static void wfs_writeback_done(struct wfs_req *req)
 		/* the file is not what is cached of it */
 		set_bit(WFS_INO_STALE_DATA, &wi->flags);
 	} else {
-		wfs_wrote(mapping->host, req);
+		wfs_wrote(mapping->host, (const struct wfs_write_rep *)req->rep, req->start);
 	}
 	spin_lock(&wi->lock);
 	/* of WRITEs that ran side by side nobody knows whose reply tells the last change */

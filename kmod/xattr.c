@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* xattr.c - extended attributes of the user namespace; nothing of them is cached */
+/* xattr.c - extended attributes; nothing of them is cached here (of ACLs the VFS does, see acl.c) */
 #include <linux/xattr.h>
 
 #include "internal.h"
@@ -22,8 +22,17 @@ static struct wfs_req *wfs_xattr_req(struct inode *inode, u8 op, const char *nam
 	return req;
 }
 
-/* GETXATTR and LISTXATTR: up to @size bytes to @value, or just the size of it when @size is 0. */
-static ssize_t wfs_xattr_read(struct inode *inode, u8 op, const char *name, void *value, size_t size)
+/**
+ * wfs_xattr_read - GETXATTR and LISTXATTR
+ * @inode: the inode
+ * @op: which of them
+ * @name: whole name of the attribute, empty for the list
+ * @value: where the value, or the list, goes
+ * @size: bytes of room there, 0 to ask only for the length
+ *
+ * Return: bytes or a negative errno.
+ */
+ssize_t wfs_xattr_read(struct inode *inode, u8 op, const char *name, void *value, size_t size)
 {
 	struct wfs_req *req;
 	ssize_t ret;
@@ -50,16 +59,24 @@ static int wfs_xattr_get(const struct xattr_handler *handler, struct dentry *den
 	return wfs_xattr_read(inode, WFS_OP_GETXATTR, xattr_full_name(handler, name), value, size);
 }
 
-static int wfs_xattr_set(const struct xattr_handler *handler, struct mnt_idmap *idmap, struct dentry *dentry,
-			 struct inode *inode, const char *name, const void *value, size_t size, int flags)
+/**
+ * wfs_xattr_write - SETXATTR and REMOVEXATTR
+ * @inode: the inode
+ * @name: whole name of the attribute
+ * @value: its value, NULL to remove it
+ * @size: bytes
+ * @flags: XATTR_CREATE, XATTR_REPLACE
+ *
+ * Return: 0 or a negative errno.
+ */
+int wfs_xattr_write(struct inode *inode, const char *name, const void *value, size_t size, int flags)
 {
 	struct wfs_req *req;
 	int err = 0;
 
 	if (size > WFS_XATTR_MAX)
 		return -E2BIG;
-	req = wfs_xattr_req(inode, value ? WFS_OP_SETXATTR : WFS_OP_REMOVEXATTR, xattr_full_name(handler, name), 0,
-			    value ? flags : 0);
+	req = wfs_xattr_req(inode, value ? WFS_OP_SETXATTR : WFS_OP_REMOVEXATTR, name, 0, value ? flags : 0);
 	if (!req)
 		return -ENOMEM;
 	if (value && size) {
@@ -73,6 +90,12 @@ static int wfs_xattr_set(const struct xattr_handler *handler, struct mnt_idmap *
 		err = wfs_update_attr_wire(inode, (struct wfs_attr *)req->rep, req->start, WFS_ATTR_OURS);
 	wfs_req_put(req);
 	return err;
+}
+
+static int wfs_xattr_set(const struct xattr_handler *handler, struct mnt_idmap *idmap, struct dentry *dentry,
+			 struct inode *inode, const char *name, const void *value, size_t size, int flags)
+{
+	return wfs_xattr_write(inode, xattr_full_name(handler, name), value, size, flags);
 }
 
 ssize_t wfs_listxattr(struct dentry *dentry, char *list, size_t size)

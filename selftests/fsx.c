@@ -11,6 +11,7 @@
 #include "wfs_test.h"
 
 #include <getopt.h>
+#include <linux/falloc.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -19,7 +20,8 @@ static long opt_ops = 10000, opt_procs = 1, opt_len = 512 * 1024, opt_op = 64 * 
 static unsigned long opt_seed;
 static const char *opt_local = "/tmp";
 
-enum op { READ, WRITE, APPEND, MAPREAD, MAPWRITE, DIOREAD, DIOWRITE, READV, WRITEV, SPLICE, TRUNCATE,
+enum op { READ, WRITE, APPEND, MAPREAD, MAPWRITE, DIOREAD, DIOWRITE, READV, WRITEV, SPLICE, TRUNCATE, ALLOCATE,
+	  PUNCH, ZERO, COPY, SEEKDATA,
 	  FSYNC, MSYNC, STAT, DONTNEED, DROPCACHES, REOPEN, COMPARE, OPS };
 
 static const struct { const char *name; int weight; } ops[OPS] = {
@@ -34,6 +36,11 @@ static const struct { const char *name; int weight; } ops[OPS] = {
 	[WRITEV]	= { "writev", 20 },
 	[SPLICE]	= { "sendfile", 20 },
 	[TRUNCATE]	= { "truncate", 60 },
+	[ALLOCATE]	= { "fallocate", 20 },
+	[PUNCH]		= { "punch_hole", 40 },
+	[ZERO]		= { "zero_range", 40 },
+	[COPY]		= { "copy_range", 60 },
+	[SEEKDATA]	= { "seek", 40 },
 	[FSYNC]		= { "fsync", 20 },
 	[MSYNC]		= { "msync", 20 },
 	[STAT]		= { "stat", 60 },
@@ -57,6 +64,7 @@ struct fsx {
 	char *buf, *ref;
 	int sock[2];
 	long size, n;
+	bool no_zero;		/* the export has no FALLOC_FL_ZERO_RANGE */
 	struct logged *log;
 };
 
@@ -169,9 +177,85 @@ static void wrote(struct fsx *x, long off, long len)
 		x->size = off + len;
 }
 
+/* What an operation made of zeros between @off and @end, on the local file. */
+static void zeroed(struct fsx *x, long off, long end)
+{
+	if (end <= off)
+		return;
+	memset(x->buf, 0, end - off);
+	if (pwrite_all(x->ref_fd, x->buf, end - off, off) < 0)
+		die(x, -1, "local pwrite: %s", strerror(errno));
+}
+
+static void resized(struct fsx *x, long size)
+{
+	check(x, ftruncate(x->ref_fd, size), "local ftruncate");
+	x->size = size;
+}
+
+static void allocate(struct fsx *x, int mode, long off, long len)
+{
+	bool keep = mode & FALLOC_FL_KEEP_SIZE;
+	long size = x->size;
+
+	if (fallocate(x->fd, mode, off, len)) {
+		if (errno != EOPNOTSUPP || !(mode & FALLOC_FL_ZERO_RANGE))
+			check(x, -1, "fallocate");
+		x->no_zero = true;
+		return;
+	}
+	if (!keep && off + len > size)
+		resized(x, off + len);
+	if (mode & ~FALLOC_FL_KEEP_SIZE)
+		zeroed(x, off, off + len < size ? off + len : size);
+}
+
+/* From @off to another place, without overlap. */
+static void copy_range(struct fsx *x, long off, long to, long len)
+{
+	loff_t in = off, out = to;
+	long n, want = expected(x, off, len);
+
+	memcpy(x->buf, x->ref, want);
+	for (n = 0; n < want; ) {
+		long r = copy_file_range(x->fd, &in, x->fd, &out, want - n, 0);
+
+		check(x, r, "copy_file_range");
+		if (!r)
+			die(x, off + n, "copied %ld bytes instead of %ld", n, want);
+		n += r;
+	}
+	if (want)
+		wrote(x, to, want);
+}
+
+/* Between @off and the next data there are zeros; and so between a hole and the data behind it. */
+static void seek(struct fsx *x, long off, int whence)
+{
+	long pos = lseek(x->fd, off, whence), end, n;
+
+	if (pos < 0 && errno != ENXIO)
+		check(x, -1, "lseek");
+	if (pos < 0 && off < x->size && whence == SEEK_HOLE)
+		die(x, off, "no hole before the end");
+	if (pos >= 0 && (pos < off || pos > x->size || (whence == SEEK_DATA && pos == x->size)))
+		die(x, off, "lseek went to %ld of %ld", pos, x->size);
+	if (whence == SEEK_HOLE && pos >= 0) {
+		off = pos;
+		pos = lseek(x->fd, off, SEEK_DATA);
+	}
+	end = pos < 0 ? x->size : pos;
+	if (off >= end)
+		return;
+	n = expected(x, off, end - off);
+	for (long i = 0; i < n; i++)
+		if (x->ref[i])
+			die(x, off + i, "data in a hole from %#lx to %#lx", off, end);
+}
+
 static void one(struct fsx *x)
 {
-	long off, len, n, total = 0, pick;
+	long off, len, n, to = 0, total = 0, pick;
 	struct stat st, ref_st;
 	struct iovec iov[3];
 	enum op op = 0;
@@ -216,14 +300,32 @@ static void one(struct fsx *x)
 		else if (off + len > x->size)
 			len = x->size - off;
 		break;
-	case READ: case WRITE: case MAPWRITE: case READV: case WRITEV: case SPLICE:
+	case COPY:
+		if (len > opt_len / 2)
+			len = opt_len / 2;
+		to = rnd(x) % opt_len;
+		if (to + len > opt_len)
+			len = opt_len - to;
+		if (to < off + len && off < to + len)
+			to = off >= len ? off - len : off + len;
+		if (to + len > opt_len)
+			op = STAT;
+		break;
+	case ZERO:
+		if (x->no_zero)
+			op = STAT;
+		break;
+	case READ: case WRITE: case MAPWRITE: case READV: case WRITEV: case SPLICE: case ALLOCATE: case PUNCH:
+		break;
+	case SEEKDATA:
+		len = 1;
 		break;
 	default:
 		off = len = 0;
 	}
 	if (op == STAT)
 		off = len = 0;
-	x->log[x->n] = (struct logged){ op, off, len, x->size };
+	x->log[x->n] = (struct logged){ op, op == COPY ? to : off, len, x->size };
 
 	switch (op) {
 	case READ:
@@ -311,6 +413,21 @@ static void one(struct fsx *x)
 		check(x, rnd(x) % 2 ? ftruncate(x->fd, len) : truncate(x->path, len), "truncate");
 		check(x, ftruncate(x->ref_fd, len), "local ftruncate");
 		x->size = len;
+		break;
+	case ALLOCATE:
+		allocate(x, rnd(x) % 2 ? FALLOC_FL_KEEP_SIZE : 0, off, len);
+		break;
+	case PUNCH:
+		allocate(x, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len);
+		break;
+	case ZERO:
+		allocate(x, FALLOC_FL_ZERO_RANGE | (rnd(x) % 2 ? FALLOC_FL_KEEP_SIZE : 0), off, len);
+		break;
+	case COPY:
+		copy_range(x, off, to, len);
+		break;
+	case SEEKDATA:
+		seek(x, off, rnd(x) % 2 ? SEEK_DATA : SEEK_HOLE);
 		break;
 	case FSYNC:
 		check(x, rnd(x) % 2 ? fsync(x->fd) : fdatasync(x->fd), "fsync");
