@@ -2353,6 +2353,150 @@ def malformed_frames(s):
 
 
 @test
+def reordered_frames(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    write = pack_request(WRITE, b_write(f.io, 0), b"d" * 100, slot=1)
+    names = pack_request(RENAME, b_rename(c.root, "f", c.root, "g"), slot=2)
+    cases = {
+        "body before header": write[32:] + write[:32],
+        "data before body": write[:32] + write[-100:] + write[32:-100],
+        "two headers, then two bodies": write[:32] + names[:32] + write[32:] + names[32:],
+        "one frame inside the other": write[:50] + names + write[50:],
+        "a byte too many between them": write + b"\0" + names,
+        "a byte missing between them": write[:-1] + names,
+        "a reply": REP.pack(MAGIC, WRITE, 0, 1, 1, 0, 0, 0, 0),
+    }
+    for what, raw in cases.items():
+        bad = conn(s)
+        before = len(s.stderr())
+        with contextlib.suppress(ConnectionError):
+            bad.sock.sendall(raw + bytes(64))
+        while True:     # a frame that was whole has its reply
+            try:
+                bad.recv()
+            except (Closed, ConnectionError):
+                break
+        time.sleep(0.11)    # the log is limited to 10 lines a second
+        check(s.stderr(before).count("\n"), 1, "lines in the log for " + what)
+    assert "f" in os.listdir(s.dir) or "g" in os.listdir(s.dir)
+    check(c.getattr(f.fh).ino, f.attr.ino)
+
+
+@test
+def sessions_of_others(s):
+    a, b = conn(s), conn(s)
+    assert a.session != b.session
+    for bit in range(128):
+        forged = bytearray(a.session)
+        forged[bit // 8] ^= 1 << bit % 8
+        c = Conn(s, hello=False)
+        check(c.hello(session=bytes(forged)).status, errno.ESTALE, "bit %d" % bit)
+        assert c.ended(), "not closed"
+    # What one session has open, another can't close.
+    f = a.create(a.root, "f")
+    for _ in range(3):
+        b.close_io(f.io)
+    a.write(f.io, 0, b"kept")
+    b.unlink(b.root, "f")
+    for _ in range(3):
+        b.close_io(f.io)
+    check(a.read(f.io, 0, 10), b"kept")
+    a.close_io(f.io)
+    with fails(errno.ESTALE):
+        a.getattr(f.fh)
+
+
+@test
+def hostile_clients_hurt_nobody(s):
+    stop, wrong = threading.Event(), []
+    root = conn(s).root
+    sockets = len(s.fds("socket:"))
+
+    def work(k):
+        """An honest client; each call has to be answered soon."""
+        c = conn(s)
+        n, f = 0, c.create(root, "honest%d" % k)
+        while not stop.is_set():
+            data = struct.pack("<II", k, n) * 512
+            for name, call in (("write", lambda: c.write(f.io, n % 16 * 4096, data)),
+                               ("read", lambda: check(c.read(f.io, n % 16 * 4096, 4096), data)),
+                               ("mkdir", lambda: c.mkdir(root, "d%d.%d" % (k, n))),
+                               ("rmdir", lambda: c.unlink(root, "d%d.%d" % (k, n), op=RMDIR)),
+                               ("list", lambda: c.readdir(root))):
+                start = time.monotonic()
+                call()
+                if time.monotonic() - start > 10:
+                    wrong.append("%s took %.1f s" % (name, time.monotonic() - start))
+            n += 1
+        return n
+
+    def guarded(k, counts):
+        try:
+            counts.append(work(k))
+        except Exception:
+            wrong.append(traceback.format_exc())
+
+    counts = []
+    honest = [threading.Thread(target=guarded, args=(k, counts)) for k in range(3)]
+    for t in honest:
+        t.start()
+    rng = random.Random(1729)
+    target = conn(s).create(root, "target")
+    frames = [pack_request(WRITE, b_write(target.io, 0), b"x" * 5000), pack_request(ROOT),
+              pack_request(READDIR, b_readdir(root, 0, 1 << 20, PLUS)), pack_request(READ, b_read(target.io, 0, 4 << 20)),
+              pack_request(MKDIR, b_create(root, "target", 0o755, 0, 0)), pack_request(GETATTR, b"\xff" * 64)]
+    deaf = []
+
+    def hostile(c, kind):
+        raw = rng.choice(frames)
+        if kind == "garbage":
+            c.sock.sendall(rng.randbytes(rng.randrange(1, 5000)))
+        elif kind == "truncated":
+            c.sock.sendall(raw[:rng.randrange(1, len(raw))])
+        elif kind == "oversized":
+            c.sock.sendall(pack_request(WRITE, b_write(target.io, 0), data_len=rng.choice((1 << 31, (4 << 20) + 1))) +
+                           b"y" * 100000)
+        elif kind == "replayed":
+            c.sock.sendall(raw * 20)
+        elif kind == "reordered":
+            cut = rng.randrange(1, len(raw))
+            c.sock.sendall(raw[cut:] + raw[:cut])
+        elif kind == "slot":
+            c.sock.sendall(pack_request(GETATTR, root, slot=rng.choice((256, 1024, 65535))))
+        elif kind == "forged":
+            handle = bytearray(rng.choice((root, target.io)))
+            handle[rng.randrange(64)] ^= 1 << rng.randrange(8)
+            c.sock.sendall(pack_request(WRITE, b_write(bytes(handle), 0), b"evil" * 100))
+        elif kind == "deaf":
+            for slot in range(64):
+                c.sock.sendall(pack_request(READDIR, b_readdir(root, 0, 1 << 20, PLUS), slot=slot))
+            deaf.append(c)
+
+    kinds = ("garbage", "truncated", "oversized", "replayed", "reordered", "slot", "forged", "deaf")
+    end, told = time.monotonic() + 8, 0
+    while time.monotonic() < end:
+        kind = kinds[told % len(kinds)]
+        c = conn(s)
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            hostile(c, kind)
+        if kind != "deaf":
+            c.close()
+        told += 1
+    stop.set()
+    for t in honest:
+        t.join(60)
+        assert not t.is_alive(), "an honest client hangs"
+    check(wrong, [])
+    assert told >= 3 * len(kinds) and min(counts) >= 5, (told, counts)
+    for c in deaf:
+        c.close()
+    until(lambda: len(s.fds("socket:")) <= sockets + 4, 20, "connections that are gone")
+    with open(s.path("target"), "rb") as f:
+        assert b"evil" not in f.read()
+
+
+@test
 def log_is_limited(s):
     for _ in range(200):
         c = Conn(s, hello=False)

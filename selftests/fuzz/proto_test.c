@@ -99,7 +99,7 @@ static const struct lie {
 	{ "LOOKUP-error", HDR(info), 1 },
 
 	{ "HELLO", REP(wfs_hello_rep, version), 0 }, { "HELLO", REP(wfs_hello_rep, version), 2 },
-	{ "HELLO", REP(wfs_hello_rep, export_flags), 4 }, { "HELLO", REP(wfs_hello_rep, session), 0 },
+	{ "HELLO", REP(wfs_hello_rep, export_flags), 1u << 31 }, { "HELLO", REP(wfs_hello_rep, session), 0 },
 	{ "HELLO", REP(wfs_hello_rep, max_read), 0 }, { "HELLO", REP(wfs_hello_rep, max_read), 4097 },
 	{ "HELLO", REP(wfs_hello_rep, max_read), 2 << 20 }, { "HELLO", REP(wfs_hello_rep, max_write), 2048 },
 	{ "HELLO", REP(wfs_hello_rep, max_write), ~0ull }, { "HELLO", REP(wfs_hello_rep, max_inflight), 0 },
