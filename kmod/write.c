@@ -148,7 +148,8 @@ vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf)
 	struct folio *folio = page_folio(vmf->page);
 	struct inode *inode = file_inode(vmf->vma->vm_file);
 	loff_t pos = (loff_t)vmf->pgoff << PAGE_SHIFT;
-	vm_fault_t ret = VM_FAULT_NOPAGE;
+	/* for who is killed: a fault that is tried again would be so for ever in the kernel's copy_to_user() */
+	vm_fault_t ret = VM_FAULT_SIGBUS;
 	size_t from;
 
 	sb_start_pagefault(inode->i_sb);
@@ -159,6 +160,7 @@ vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf)
 		goto out_range;
 	if (folio->mapping != inode->i_mapping || pos >= i_size_read(inode)) {
 		folio_unlock(folio);
+		ret = VM_FAULT_NOPAGE;
 		goto out_range;
 	}
 	from = offset_in_folio(folio, pos);
