@@ -36,6 +36,8 @@ mounts=()		# to be undone, last first
 loops=()
 port_next=9800
 server_logs=0
+loads=0
+load=
 server_log=
 started=$SECONDS
 module_loaded=
@@ -453,6 +455,41 @@ remount()
 	else
 		sh -c "$WFS_REMOUNT"
 	fi
+}
+
+# ---- a load that verifies all that it does (load.c) ----
+
+# load_seconds SHORT LONG: how long it runs in make check, and in make soak (WFS_SOAK=1)
+load_seconds()
+{
+	if [ -n "${WFS_SOAK:-}" ]; then echo "$2"; else echo "$1"; fi
+}
+
+# start_load [OPTIONS] DIR...: in the background, its process in $load
+start_load()
+{
+	local seed=$((SRANDOM % 1000000))
+	load_output=$WFS_OUT/$NAME.load.$((++loads))
+	background "$PROGS/load" -s $seed "$@" >"$load_output" 2>&1
+	load=$!
+	comment "load -s $seed $*"
+}
+
+# end_load WHAT: ok when it has run to its end and found nothing wrong
+end_load()
+{
+	local status
+	wait "$load"
+	status=$?
+	result $status "$1"
+	sed 's/^/# /' "$load_output"
+	return $status
+}
+
+# verify_load WHAT MODEL DIR...: a tree that load -k -m MODEL has left
+verify_load()
+{
+	check "$1" within 250 "$PROGS/load" -V -m "$2" "${@:3}"
 }
 
 # ---- the end ----

@@ -10,6 +10,9 @@
  * first result, name or byte that is not as it has to be ends the load with exit code 1 and a line that says
  * where; so does every error.  2 is wrong usage.  SIGTERM ends the load as the end of its time does.
  *
+ * With -w the same tree is there twice, as two mounts of it are: each operation takes one of them by chance, and
+ * has to find what came before through the other (both mounted with actimeo=0).
+ *
  * All is drawn from the seed: the same seed gives the same operations, and the model after N of them can be
  * made again without the tree.  Data is not kept: each write has a number, from which its bytes follow.
  */
@@ -35,6 +38,7 @@
 
 enum {
 	MAX_PROCS = 256,
+	MAX_VIEWS = 4,
 	MAX_NODES = 96,		/* files, directories and links of a process */
 	MAX_DIRS = 10,
 	NAMES = 24,		/* names that there may be in a directory */
@@ -52,7 +56,9 @@ static struct {
 	const char *model;
 	char **dirs;
 	int n_dirs;
-} opt = { .procs = 4, .seconds = 10, .seed = 1, .size = 1 << 20 };
+	const char *views[MAX_VIEWS];	/* other ways to the only DIR; the first is DIR itself */
+	int n_views;
+} opt = { .procs = 4, .seconds = 10, .seed = 1, .size = 1 << 20, .n_views = 1 };
 
 enum node_type { FREE, REG, DIRECTORY, SYMLINK };
 
@@ -92,6 +98,8 @@ static int proc;		/* this process' number */
 static bool dry;		/* a rehearsal: only the model moves */
 static uint64_t step, random_state;
 static uint32_t last_stamp;
+static int views[MAX_VIEWS];	/* this process' directory */
+static int view;		/* the one that is used now */
 static struct node nodes[MAX_NODES];
 static short names[MAX_NODES][NAMES];	/* of directories: the node of each name, or -1 */
 static char doing[6000];	/* for the message when it fails */
@@ -148,7 +156,8 @@ static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *fmt
 	va_list args;
 	int n;
 
-	n = snprintf(text, sizeof(text), "load: process %d, step %llu: %s: ", proc, (unsigned long long)step, doing);
+	n = snprintf(text, sizeof(text), "load: process %d, step %llu%s%s: %s: ", proc, (unsigned long long)step,
+		     opt.n_views > 1 ? ", through " : "", opt.n_views > 1 ? opt.views[view] : "", doing);
 	va_start(args, fmt);
 	vsnprintf(text + n, sizeof(text) - n, fmt, args);
 	va_end(args);
@@ -703,14 +712,29 @@ static enum how some_way(const struct node *n, enum how last)
 	return how;
 }
 
+/*
+ * What another view wrote is certain to be seen after an open, or after attributes that are not cached; what
+ * this one wrote must be on its way before another opens the file: see op_write().
+ */
+static void fresh(const struct node *n)
+{
+	struct stat st;
+
+	say("fstat of an open file");
+	if (opt.n_views > 1)
+		TRY(0, fstat(n->fd, &st));
+}
+
 static int open_for(int i, enum how how, int flags, const char **path)
 {
 	struct node *n = &nodes[i];
 	bool by_fd = n->held && how <= MAPPED && (!n->links || one_in(2));
 
 	*path = n->links ? some_path(i) : "(unlinked)";
-	if (by_fd)
+	if (by_fd) {
+		fresh(n);
 		return n->fd;
+	}
 	if (how == APPEND)
 		flags |= O_APPEND;
 	if (how == DIRECT && !opt.no_direct)
@@ -793,7 +817,7 @@ static void op_write(void)
 		shared->procs[proc].written += len;
 	}
 	model_write(n, off, len, last_stamp);
-	if (sync) {
+	if (sync || (opt.n_views > 1 && fd == n->fd)) {
 		say("fsync %s", path);
 		TRY(0, fsync(fd));
 	}
@@ -848,6 +872,7 @@ static void op_truncate(void)
 		return;
 	size = one_in(4) ? 0 : one_in(2) ? below(n->size + 1) : below(opt.size);
 	if (n->held && (!n->links || one_in(2))) {
+		fresh(n);
 		say("ftruncate to %u", size);
 		TRY(0, ftruncate(n->fd, size));
 	} else {
@@ -1202,6 +1227,10 @@ static void one_step(void)
 	double began = now(), took;
 	int i = next_op();
 
+	view = below(opt.n_views);
+	if (!dry && opt.n_views > 1)
+		result(fchdir(views[view]), 0);
+
 	ops[i].run();
 	step++;
 	if (dry)
@@ -1281,8 +1310,16 @@ static void run(uint64_t steps)
 		say("mkdir %s", name);
 		result(mkdir(name, 0755), 0);
 	}
-	say("chdir to %s", name);
-	result(chdir(name), 0);
+	for (view = opt.n_views - 1; view >= 0; view--) {
+		if (view)
+			snprintf(name, sizeof(name), "%s/p%d", opt.views[view], proc);
+		else
+			snprintf(name, sizeof(name), "%s/p%d", dir, proc);
+		say("open %s", name);
+		views[view] = try_open(0, name, O_PATH | O_DIRECTORY, 0);
+	}
+	view = 0;
+	result(fchdir(views[0]), 0);
 
 	dry = opt.verify;
 	while (dry ? step < steps : !shared->stop && (!opt.seconds || now() < until) &&
@@ -1290,7 +1327,11 @@ static void run(uint64_t steps)
 		one_step();
 	release();
 	dry = false;
-	check_tree();
+	for (view = opt.n_views - 1; view >= 0; view--) {
+		result(fchdir(views[view]), 0);
+		check_tree();
+	}
+	view = 0;
 	if (!opt.keep && !opt.verify) {
 		remove_all(0);
 		say("rmdir %s", name);
@@ -1391,9 +1432,11 @@ static void __attribute__((noreturn)) usage(void)
 		"  -d          names change at the beginning only, then data and attributes\n"
 		"  -D          no O_DIRECT, where the file system has none\n"
 		"  -X          no extended attributes, where it has none\n"
+		"  -w DIR      another mount of the only DIR, used in turn; up to %d\n"
 		"  -k          keep the tree\n"
 		"  -m FILE     write down what there is to be verified; outside of DIR\n"
-		"  -V          verify what -m FILE says, and nothing else\n", MAX_PROCS, ALIGN);
+		"  -V          verify what -m FILE says, and nothing else\n", MAX_PROCS, ALIGN,
+		MAX_VIEWS - 1);
 	exit(2);
 }
 
@@ -1417,7 +1460,7 @@ int main(int argc, char **argv)
 	pid_t pids[MAX_PROCS];
 	int c, status, left, bad = 0;
 
-	while ((c = getopt(argc, argv, "t:c:n:s:l:dDXkm:V")) != -1)
+	while ((c = getopt(argc, argv, "t:c:n:s:l:dDXw:km:V")) != -1)
 		switch (c) {
 		case 't': opt.seconds = number(optarg, 0, INT32_MAX); break;
 		case 'c': opt.steps = number(optarg, 1, INT32_MAX); break;
@@ -1427,6 +1470,11 @@ int main(int argc, char **argv)
 		case 'd': opt.data_only = true; break;
 		case 'D': opt.no_direct = true; break;
 		case 'X': opt.no_xattr = true; break;
+		case 'w':
+			if (opt.n_views == MAX_VIEWS)
+				usage();
+			opt.views[opt.n_views++] = optarg;
+			break;
 		case 'k': opt.keep = true; break;
 		case 'm': opt.model = optarg; break;
 		case 'V': opt.verify = true; break;
@@ -1434,7 +1482,8 @@ int main(int argc, char **argv)
 		}
 	opt.dirs = argv + optind;
 	opt.n_dirs = argc - optind;
-	if (!opt.n_dirs || (opt.verify && !opt.model) || opt.size % ALIGN)
+	opt.views[0] = opt.dirs[0];
+	if (!opt.n_dirs || (opt.n_views > 1 && opt.n_dirs > 1) || (opt.verify && !opt.model) || opt.size % ALIGN)
 		usage();
 	if (opt.verify)
 		read_model(steps);
