@@ -103,9 +103,9 @@ static void wfs_range_failed(struct inode *inode)
 {
 	struct wfs_inode *wi = WFS_I(inode);
 
+	/* not UNSETTLED: who was killed would ask the server once more when he closes the file */
 	set_bit(WFS_INO_STALE_ATTR, &wi->flags);
 	set_bit(WFS_INO_STALE_DATA, &wi->flags);
-	set_bit(WFS_INO_UNSETTLED, &wi->flags);
 }
 
 /**
