@@ -22,6 +22,7 @@
 #define WFS_IO_BUDGET		msecs_to_jiffies(1)	/* io_work yields its CPU after this */
 #define WFS_RETRY_MIN		msecs_to_jiffies(50)	/* delay before the second attempt to connect, then doubled */
 #define WFS_RETRY_MAX		(2 * HZ)
+#define WFS_SEND_RETRY		msecs_to_jiffies(20)	/* when TCP had no memory to take anything */
 #define WFS_INFLIGHT		256			/* slots to ask for */
 
 struct workqueue_struct *wfs_io_wq;	/* bound: io_work and what else is short */
@@ -250,7 +251,11 @@ static void wfs_conn_send(struct wfs_conn *conn)
 		wfs_conn_phase(conn, req);
 	}
 	memalloc_nofs_restore(nofs);
-	if (ret && ret != -EAGAIN)
+	/* the socket calls when it has room again, if it has anything whose way out makes room */
+	if (ret == -ENOMEM || ret == -ENOBUFS ||
+	    (ret == -EAGAIN && tcp_rtx_and_write_queues_empty(conn->sock->sk)))
+		mod_timer(&conn->send_timer, jiffies + WFS_SEND_RETRY);
+	else if (ret && ret != -EAGAIN)
 		wfs_conn_break(conn, ret);
 }
 
@@ -268,6 +273,11 @@ static bool wfs_conn_has_work(struct wfs_conn *conn)
 static void wfs_conn_kick(struct wfs_conn *conn)
 {
 	queue_work_on(conn->cpu, wfs_io_wq, &conn->io_work);
+}
+
+static void wfs_send_again(struct timer_list *timer)
+{
+	wfs_conn_kick(container_of(timer, struct wfs_conn, send_timer));
 }
 
 /* Is there no point in waiting for @conn, which is not ready? */
@@ -422,7 +432,7 @@ static int wfs_recv_skb(read_descriptor_t *desc, struct sk_buff *skb, unsigned i
 	return len;
 }
 
-/* Receive what there is.  Return bytes received or a negative errno. */
+/* Receive what there is.  Return bytes received, or a negative errno, also when nothing will come any more. */
 static int wfs_conn_recv(struct wfs_conn *conn)
 {
 	struct socket *sock = conn->sock;
@@ -434,6 +444,8 @@ static int wfs_conn_recv(struct wfs_conn *conn)
 
 	lock_sock(sock->sk);
 	ret = sock->ops->read_sock(sock->sk, &desc, wfs_recv_skb);
+	if (!ret && (sock->sk->sk_shutdown & RCV_SHUTDOWN))
+		ret = -READ_ONCE(sock->sk->sk_err) ?: -ECONNRESET;
 	release_sock(sock->sk);
 	if (conn->recv_error)
 		return conn->recv_error;
@@ -503,8 +515,11 @@ static void wfs_state_change(struct sock *sk)
 
 	read_lock_bh(&sk->sk_callback_lock);
 	conn = sk->sk_user_data;
-	if (conn && sk->sk_state != TCP_ESTABLISHED)
-		wfs_conn_break(conn, -sk->sk_err ?: -ECONNRESET);
+	/* before an orderly end there may be replies: io_work takes them and finds the end behind them */
+	if (conn && sk->sk_err)
+		wfs_conn_break(conn, -sk->sk_err);
+	else if (conn && sk->sk_state != TCP_ESTABLISHED)
+		wfs_conn_kick(conn);
 	read_unlock_bh(&sk->sk_callback_lock);
 }
 
@@ -611,6 +626,7 @@ static void wfs_conn_teardown(struct wfs_conn *conn)
 		conn->sock = NULL;
 		mutex_unlock(&conn->sock_mutex);
 		mutex_unlock(&conn->send_mutex);
+		timer_delete_sync(&conn->send_timer);
 		sock_release(sock);
 	}
 	wfs_conn_requeue(conn);
@@ -700,6 +716,20 @@ static int wfs_hello(struct wfs_conn *conn, struct socket *sock)
 	return 0;
 }
 
+/*
+ * Memory reclaim takes our sockets' locks, and allocates under other sockets' locks: lockdep has to know that
+ * these are not the same.
+ */
+static void wfs_set_lock_class(struct sock *sk)
+{
+	static struct lock_class_key keys[4];
+
+	if (sk->sk_family == AF_INET6)
+		sock_lock_init_class_and_name(sk, "slock-AF_INET6-WFS", &keys[0], "sk_lock-AF_INET6-WFS", &keys[1]);
+	else
+		sock_lock_init_class_and_name(sk, "slock-AF_INET-WFS", &keys[2], "sk_lock-AF_INET-WFS", &keys[3]);
+}
+
 /* Make a socket, connect it within the session's timeo and say HELLO. */
 static int wfs_conn_connect(struct wfs_conn *conn)
 {
@@ -714,6 +744,7 @@ static int wfs_conn_connect(struct wfs_conn *conn)
 	if (err)
 		return err;
 	sk = sock->sk;
+	wfs_set_lock_class(sk);
 	tcp_sock_set_nodelay(sk);
 	sock_set_keepalive(sk);
 	/* close at once: no orphan keeps the network namespace, and replies that come late are of no use */
@@ -833,8 +864,7 @@ static void wfs_recover(struct wfs_conn *conn)
 	if (delay) {
 		queue_delayed_work(wfs_wq, &conn->recover_work, delay);
 	} else if (!err) {
-		if (conn->sock->sk->sk_state != TCP_ESTABLISHED)
-			wfs_conn_break(conn, -ECONNRESET);
+		/* also if it has ended before it had callbacks */
 		wfs_conn_kick(conn);
 	}
 }
@@ -909,6 +939,8 @@ struct wfs_conn *wfs_conn_create(struct wfs_session *sess, unsigned int index, i
 	INIT_WORK(&conn->io_work, wfs_io_work);
 	disable_work(&conn->io_work);
 	INIT_DELAYED_WORK(&conn->recover_work, wfs_recover_work);
+	timer_setup(&conn->send_timer, wfs_send_again, 0);
+	conn->down_since = jiffies;
 	return conn;
 }
 
@@ -984,9 +1016,11 @@ void wfs_conn_close(struct wfs_conn *conn)
 /* Free a connection after wfs_conn_close(). */
 void wfs_conn_destroy(struct wfs_conn *conn)
 {
+	/* tears down; what broke the connection in the same moment may have queued it once more */
 	flush_delayed_work(&conn->recover_work);
-	cancel_delayed_work_sync(&conn->recover_work);
 	disable_work_sync(&conn->io_work);
+	disable_delayed_work_sync(&conn->recover_work);
+	timer_shutdown_sync(&conn->send_timer);
 	WARN_ON_ONCE(conn->inflight);
 	kfree(conn->slots);
 	bitmap_free(conn->slot_map);

@@ -217,6 +217,7 @@ struct wfs_conn_stats {
  * @io_work: sends and receives within a budget, runs completions; enabled while there is a socket that it
  *	may use
  * @recover_work: the one place that tears down, sends again and connects
+ * @send_timer: kicks @io_work when TCP had no memory
  * @lock: protects @state, @pending, @resend, @done, @slot_map and wfs_slot.req
  * @state: enum wfs_conn_state
  * @pending: requests without a slot, in the order of submit
@@ -252,6 +253,7 @@ struct wfs_conn {
 
 	struct work_struct	io_work;
 	struct delayed_work	recover_work;
+	struct timer_list	send_timer;
 
 	spinlock_t		lock;
 	enum wfs_conn_state	state;
