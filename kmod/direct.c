@@ -4,9 +4,10 @@
  *
  * An I/O is cut into requests of rsize or wsize that are all sent at once.  The last one that ends completes
  * the kiocb.  The requests pin the pages; so a caller that is killed leaves at once, and the pages stay until
- * the replies have come.
+ * the replies have come.  What a process submitted with io_submit(2) is cancelled when it ends, for it waits for that.
  */
 #include <linux/aio.h>
+#include <linux/mm_types.h>
 
 #include "internal.h"
 
@@ -26,32 +27,42 @@ enum wfs_dio_pages {
  * struct wfs_dio - one direct read or write
  * @lock: protects @inode, @end, @error, @unpin
  * @inode: the file; NULL when the caller was killed and nobody keeps the inode
- * @iocb: asynchronous only: what to complete
+ * @iocb: asynchronous only: what to complete, for who has set @claimed
+ * @claimed: bit 0: somebody completes @iocb, or has
+ * @file: asynchronous and synchronized (O_DSYNC) only: for the COMMIT; keeps the inode even when it is cancelled
  * @ref: one for the requests, one for a caller that waits
  * @pending: requests on their way, plus one while more are submitted
  * @pos: offset in the file
  * @end: bytes from @pos on that were moved without a gap
  * @error: what stopped it at @end, negative errno or 0
  * @write: a write
+ * @datasync: with @file: the COMMIT may leave the times out
  * @pages: how the pages are kept
  * @unpin: requests whose pages have to be marked dirty where that may sleep
  * @done: all requests have ended
  * @work: finishes an asynchronous one where that may sleep
+ * @cancel: completes a cancelled one
+ * @mm: for @cancel: whose memory it is
  */
 struct wfs_dio {
 	spinlock_t		lock;	/* see above */
 	struct inode		*inode;
 	struct kiocb		*iocb;
+	unsigned long		claimed;
+	struct file		*file;
 	refcount_t		ref;
 	atomic_t		pending;
 	loff_t			pos;
 	size_t			end;
 	int			error;
 	bool			write;
+	bool			datasync;
 	enum wfs_dio_pages	pages;
 	struct list_head	unpin;
 	struct completion	done;
 	struct work_struct	work;
+	struct work_struct	cancel;
+	struct mm_struct	*mm;
 };
 
 /* Let the pages of a request go. */
@@ -116,34 +127,87 @@ static ssize_t wfs_dio_finish(struct wfs_dio *dio, struct inode *inode)
 	if (dio->write) {
 		set_bit(WFS_INO_UNSETTLED, &WFS_I(inode)->flags);
 		/* what was read into the page cache meanwhile may be old */
-		if (dio->end && mapping->nrpages)
-			invalidate_inode_pages2_range(mapping, dio->pos >> PAGE_SHIFT,
-						      (dio->pos + dio->end - 1) >> PAGE_SHIFT);
+		if (dio->end && mapping->nrpages &&
+		    wfs_drop_range(inode, dio->pos >> PAGE_SHIFT, (dio->pos + dio->end - 1) >> PAGE_SHIFT, false))
+			set_bit(WFS_INO_STALE_DATA, &WFS_I(inode)->flags);
 		wfs_end_write(inode);
 	}
 	inode_dio_end(inode);
 	return ret;
 }
 
+/* Who gets true completes @dio->iocb. */
+static bool wfs_dio_claim(struct wfs_dio *dio)
+{
+	return !test_and_set_bit(0, &dio->claimed);
+}
+
+/* The requests have ended.  With @dio->file the iocb is not claimed yet. */
 static void wfs_dio_complete_async(struct wfs_dio *dio)
 {
 	struct kiocb *iocb = dio->iocb;
 	ssize_t ret;
+	int err;
 
 	wfs_dio_unpin_rest(dio);
 	ret = wfs_dio_finish(dio, dio->inode);
-	if (ret > 0) {
-		iocb->ki_pos += ret;
-		if (dio->write)
-			ret = generic_write_sync(iocb, ret);
+	if (dio->file) {
+		err = ret > 0 ? vfs_fsync_range(dio->file, dio->pos, dio->pos + ret - 1, dio->datasync) : 0;
+		fput(dio->file);
+		if (!wfs_dio_claim(dio))
+			goto out;
+		if (err)
+			ret = err;
 	}
-	wfs_dio_put(dio);
+	if (ret > 0)
+		iocb->ki_pos += ret;
+	/* the cancelling of it is over when this returns */
 	iocb->ki_complete(iocb, ret);
+out:
+	wfs_dio_put(dio);
 }
 
 static void wfs_dio_work(struct work_struct *work)
 {
 	wfs_dio_complete_async(container_of(work, struct wfs_dio, work));
+}
+
+static void wfs_dio_cancel_work(struct work_struct *work)
+{
+	struct wfs_dio *dio = container_of(work, struct wfs_dio, cancel);
+	struct inode *inode;
+
+	if (wfs_dio_claim(dio)) {
+		if (!dio->file) {
+			/* the requests live on without the inode, as those of a killed caller do */
+			spin_lock(&dio->lock);
+			inode = dio->inode;
+			dio->inode = NULL;
+			spin_unlock(&dio->lock);
+			if (dio->write)
+				wfs_end_write(inode);
+			inode_dio_end(inode);
+		}
+		dio->iocb->ki_complete(dio->iocb, -EINTR);
+	}
+	wfs_dio_put(dio);
+}
+
+/*
+ * The process that submitted @iocb by io_submit(2) ends, or does not want it any more.  In the second case it may
+ * use the memory again, while the reply still goes there: so that has to wait.  Atomic context.
+ */
+static int wfs_dio_cancel(struct kiocb *iocb)
+{
+	struct wfs_dio *dio = iocb->private;
+
+	/* the address space is there as long as its I/O is */
+	if (atomic_read(&dio->mm->mm_users))
+		return -EBUSY;
+	refcount_inc(&dio->ref);
+	/* not where others may wait for the server */
+	queue_work(wfs_io_wq, &dio->cancel);
+	return 0;
 }
 
 /* One of @pending is over. */
@@ -156,9 +220,12 @@ static void wfs_dio_dec(struct wfs_dio *dio)
 		wfs_dio_put(dio);
 		return;
 	}
+	if (!dio->file && !wfs_dio_claim(dio)) {
+		wfs_dio_put(dio);
+		return;
+	}
 	/* io_work must not wait for folios or for COMMIT */
-	if (!list_empty(&dio->unpin) ||
-	    (dio->write && (dio->inode->i_mapping->nrpages || iocb_is_dsync(dio->iocb)))) {
+	if (dio->file || !list_empty(&dio->unpin) || (dio->write && dio->inode->i_mapping->nrpages)) {
 		INIT_WORK(&dio->work, wfs_dio_work);
 		queue_work(wfs_dio_wq, &dio->work);
 	} else {
@@ -331,6 +398,16 @@ static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write
 		dio->pages = WFS_DIO_REFERENCED;
 	INIT_LIST_HEAD(&dio->unpin);
 	init_completion(&dio->done);
+	if (!sync) {
+		if (write && iocb_is_dsync(iocb)) {
+			dio->file = get_file(iocb->ki_filp);
+			dio->datasync = !(iocb->ki_flags & IOCB_SYNC);
+		}
+		INIT_WORK(&dio->cancel, wfs_dio_cancel_work);
+		dio->mm = current->mm;
+		iocb->private = dio;
+		kiocb_set_cancel_fn(iocb, wfs_dio_cancel);
+	}
 
 	wfs_dio_submit(dio, iocb->ki_filp->private_data, iter);
 	wfs_dio_dec(dio);
@@ -411,10 +488,10 @@ again:
 	if (nowait) {
 		if (excl || !inode_trylock_shared(inode))
 			return -EAGAIN;
-	} else if (excl) {
-		inode_lock(inode);
 	} else {
-		inode_lock_shared(inode);
+		ret = excl ? down_write_killable(&inode->i_rwsem) : down_read_killable(&inode->i_rwsem);
+		if (ret)
+			return ret;
 	}
 	ret = 0;
 	if (excl && (iocb->ki_flags & IOCB_APPEND))
@@ -429,16 +506,21 @@ again:
 		goto again;
 	}
 	if (inode->i_mapping->nrpages) {
-		ret = wfs_dio_flush(iocb, inode) ?: kiocb_invalidate_pages(iocb, iov_iter_count(iter));
+		ret = wfs_dio_flush(iocb, inode) ?:
+		      wfs_drop_range(inode, iocb->ki_pos >> PAGE_SHIFT,
+				     (iocb->ki_pos + iov_iter_count(iter) - 1) >> PAGE_SHIFT, !nowait);
 		if (ret == -EBUSY)
 			ret = 0;
 		if (ret)
 			goto out;
 	}
+	if (excl && iocb->ki_pos > i_size_read(inode)) {
+		ret = wfs_zero_tail(inode, i_size_read(inode));
+		if (ret)
+			goto out;
+	}
 	inode_dio_begin(inode);
 	wfs_begin_write(inode);
-	if (excl && iocb->ki_pos > i_size_read(inode))
-		wfs_zero_tail(inode, i_size_read(inode));
 	ret = wfs_dio_run(iocb, iter, true, excl);
 	if (excl && ret > 0 && iocb->ki_pos > i_size_read(inode))
 		i_size_write(inode, iocb->ki_pos);

@@ -51,6 +51,7 @@ struct inode *wfs_alloc_inode(struct super_block *sb)
 	wi->write_cred = NULL;
 	wi->access_cred = NULL;
 	wi->dir_gen = atomic_long_inc_return(&wfs_gen);
+	INIT_WORK(&wi->put_work, wfs_inode_put_work);
 	return &wi->inode;
 }
 
@@ -293,7 +294,7 @@ bool wfs_attr_fresh(struct inode *inode)
 	       time_before(jiffies, READ_ONCE(wi->attr_time) + READ_ONCE(wi->attr_timeo));
 }
 
-static int wfs_send_getattr(struct inode *inode, enum wfs_attr_from from)
+static int wfs_send_getattr(struct inode *inode, enum wfs_attr_from from, bool soft)
 {
 	struct wfs_fh_req *body;
 	struct wfs_req *req;
@@ -304,6 +305,7 @@ static int wfs_send_getattr(struct inode *inode, enum wfs_attr_from from)
 		return -ENOMEM;
 	body = req->body;
 	body->fh = WFS_I(inode)->fh;
+	req->soft |= soft;
 	err = wfs_req_call(req);
 	if (!err)
 		err = wfs_update_attr_wire(inode, (struct wfs_attr *)req->rep, req->start, from);
@@ -322,7 +324,7 @@ int wfs_revalidate(struct inode *inode, bool force)
 {
 	if (wfs_attr_fresh(inode) && (!force || IS_DEADDIR(inode)))
 		return 0;
-	return wfs_send_getattr(inode, WFS_ATTR_SEEN);
+	return wfs_send_getattr(inode, WFS_ATTR_SEEN, false);
 }
 
 /**
@@ -340,7 +342,7 @@ int wfs_settle(struct inode *inode)
 
 	if (!test_and_clear_bit(WFS_INO_UNSETTLED, &wi->flags))
 		return 0;
-	err = wfs_send_getattr(inode, WFS_ATTR_OURS);
+	err = wfs_send_getattr(inode, WFS_ATTR_OURS, false);
 	if (err)
 		set_bit(WFS_INO_UNSETTLED, &wi->flags);
 	return err;
@@ -377,7 +379,7 @@ int wfs_revalidate_mapping(struct inode *inode)
 	if (test_and_clear_bit(WFS_INO_STALE_DATA, &wi->flags)) {
 		err = wfs_flush(inode);
 		if (!err)
-			err = invalidate_inode_pages2(inode->i_mapping);
+			err = wfs_drop_range(inode, 0, ULONG_MAX, true);
 		if (err)
 			set_bit(WFS_INO_STALE_DATA, &wi->flags);
 	}
@@ -407,6 +409,18 @@ void wfs_end_write(struct inode *inode)
 	spin_unlock(&wi->lock);
 }
 
+/* stat(2) of the mount point does not wait for ever for a server that is away: umount(8) starts with it. */
+static int wfs_revalidate_root(struct inode *inode, bool force)
+{
+	int err;
+
+	if (wfs_attr_fresh(inode) && !force)
+		return 0;
+	err = wfs_send_getattr(inode, WFS_ATTR_SEEN, true);
+	/* a hard mount has no errors of this kind: what is known of it has to do */
+	return err == -ETIMEDOUT && !wfs_sess(inode->i_sb)->opt.soft ? 0 : err;
+}
+
 int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask,
 		unsigned int flags)
 {
@@ -421,8 +435,12 @@ int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *
 		if (err)
 			return err;
 	}
-	if (!(flags & AT_STATX_DONT_SYNC))
-		err = wfs_revalidate(inode, flags & AT_STATX_FORCE_SYNC);
+	if (!(flags & AT_STATX_DONT_SYNC)) {
+		if (path->dentry == path->dentry->d_sb->s_root)
+			err = wfs_revalidate_root(inode, flags & AT_STATX_FORCE_SYNC);
+		else
+			err = wfs_revalidate(inode, flags & AT_STATX_FORCE_SYNC);
+	}
 	if (err)
 		return err;
 	generic_fillattr(idmap, mask, inode, stat);
@@ -447,13 +465,17 @@ int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *
 }
 
 /* Change the size in the page cache after the server has.  i_rwsem held. */
-static void wfs_set_size(struct inode *inode, loff_t size)
+static int wfs_set_size(struct inode *inode, loff_t size)
 {
 	loff_t old = i_size_read(inode);
+	int err = 0;
 
 	if (size > old)
-		wfs_zero_tail(inode, old);
-	truncate_setsize(inode, size);
+		err = wfs_zero_tail(inode, old);
+	if (err)
+		set_bit(WFS_INO_STALE_DATA, &WFS_I(inode)->flags);
+	i_size_write(inode, size);
+	return size < old ? wfs_truncate_pages(inode) : err;
 }
 
 int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
@@ -494,7 +516,9 @@ int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *at
 		err = inode_newsize_ok(inode, attr->ia_size);
 		if (err)
 			return err;
-		inode_dio_wait(inode);
+		err = wfs_dio_wait(inode);
+		if (err)
+			return err;
 	}
 	/* unwritten data would overtake: its WRITE sets the times again, and under the old owner */
 	if (S_ISREG(inode->i_mode)) {
@@ -532,11 +556,11 @@ int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *at
 	err = wfs_req_call(req);
 	if (!err) {
 		if (valid & WFS_SET_SIZE)
-			wfs_set_size(inode, attr->ia_size);
+			err = wfs_set_size(inode, attr->ia_size);
 		/* the mode is a part of them */
 		if (valid & WFS_SET_MODE)
 			forget_all_cached_acls(inode);
-		err = wfs_update_attr_wire(inode, (struct wfs_attr *)req->rep, req->start, WFS_ATTR_OURS);
+		err = wfs_update_attr_wire(inode, (struct wfs_attr *)req->rep, req->start, WFS_ATTR_OURS) ?: err;
 	}
 	if (err && S_ISREG(inode->i_mode))
 		set_bit(WFS_INO_UNSETTLED, &wi->flags);

@@ -73,6 +73,7 @@ enum wfs_req_state {
  * @state: enum wfs_req_state
  * @op: enum wfs_op
  * @soft: fails when it got no answer for the session's timeo
+ * @inode: kept until the request has ended, or NULL; wfs_req_hold()
  * @slot: valid in WFS_REQ_SENT
  * @seq: of the slot, valid in WFS_REQ_SENT
  * @phases: 2 when it goes to the socket; one is taken by the sender when the last byte is with TCP, one by the
@@ -95,6 +96,7 @@ enum wfs_req_state {
  * @complete: called once, in process context (the connection's work item or its recovery); must not sleep
  *	for another request's end
  * @private: of the maker
+ * @wb_phase: where wfs_session.wb_count counts it
  * @buf: memory owned by the request that @src or @dst point to, freed with it
  * @bvec: the data's segments, @bvec_inline or allocated
  * @nr_bvec: segments used
@@ -109,6 +111,7 @@ struct wfs_req {
 	refcount_t		ref;
 	struct wfs_session	*sess;
 	struct wfs_conn		*conn;
+	struct inode		*inode;
 	unsigned long		flags;
 	enum wfs_req_state	state;
 	u8			op;
@@ -132,6 +135,7 @@ struct wfs_req {
 
 	void			(*complete)(struct wfs_req *req);
 	void			*private;
+	unsigned int		wb_phase;
 	void			*buf;
 	struct bio_vec		*bvec;
 	unsigned int		nr_bvec;
@@ -153,11 +157,14 @@ struct wfs_req *wfs_req_alloc(struct wfs_session *sess, u8 op, const struct cred
 void wfs_req_put(struct wfs_req *req);
 void wfs_req_bvecs(struct wfs_req *req, unsigned int want, gfp_t gfp);
 int wfs_req_buf(struct wfs_req *req, size_t len, bool source);
+void wfs_req_hold(struct wfs_req *req, struct inode *inode);
+void wfs_inode_put_work(struct work_struct *work);
 void wfs_req_rewind(struct wfs_req *req);
 void wfs_req_set_state(struct wfs_req *req, enum wfs_req_state state);
 void wfs_req_end(struct wfs_req *req);
 void wfs_req_malformed(struct wfs_req *req);
 int wfs_req_call(struct wfs_req *req);
+bool wfs_killed(void);
 void wfs_put_name(void *to, const struct qstr *name);
 
 /* ---- conn.c: one TCP connection ---- */
@@ -325,10 +332,11 @@ struct wfs_options {
 	unsigned int		acregmin, acregmax, acdirmin, acdirmax;
 };
 
-/* Requests and errors of one operation, counted on each CPU. */
+/* Requests and errors of one operation, counted on each CPU; and the inodes that requests hold, in the sum. */
 struct wfs_op_stats {
 	u64	requests[WFS_OP__COUNT];
 	u64	errors[WFS_OP__COUNT];
+	long	held;
 };
 
 /**
@@ -352,6 +360,10 @@ struct wfs_op_stats {
  * @forced: umount -f: requests fail while there is no connection; ends with the next one
  * @stats: requests and errors by operation
  * @root_fh: handle of the directory that the mount starts at
+ * @wb_mutex: one waits for WRITEs at a time
+ * @wb_lock: protects @wb_phase and @wb_count
+ * @wb_phase: 0 or 1: where a WRITE of writeback that is submitted now is counted
+ * @wb_count: WRITEs of writeback that have no reply yet
  * @wrote: data was written that no sync(2) covers yet
  * @debugfs: the mount's directory
  * @rcu: to free it
@@ -378,6 +390,10 @@ struct wfs_session {
 	bool			forced;
 	struct wfs_op_stats __percpu *stats;
 	struct wfs_fh		root_fh;
+	struct mutex		wb_mutex;
+	spinlock_t		wb_lock;
+	unsigned int		wb_phase;
+	unsigned int		wb_count[2];
 	bool			wrote;
 	struct dentry		*debugfs;
 	struct rcu_head		rcu;
@@ -386,6 +402,7 @@ struct wfs_session {
 struct wfs_session *wfs_session_create(struct wfs_options *opt, struct fs_context *fc);
 void wfs_session_abort(struct wfs_session *sess);
 void wfs_session_umount(struct wfs_session *sess);
+void wfs_session_wait_held(struct wfs_session *sess);
 void wfs_session_destroy(struct wfs_session *sess);
 void wfs_submit(struct wfs_req *req);
 
@@ -442,6 +459,7 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @inval_mutex: held while the page cache is dropped
  * @range_sem: files: held for writing while the server changes a range, for reading while a mapping makes a
  *	page dirty; the latter with mmap_lock held
+ * @put_work: drops a reference where the inode may be evicted
  */
 struct wfs_inode {
 	struct inode		inode;
@@ -469,6 +487,7 @@ struct wfs_inode {
 	struct mutex		commit_mutex;
 	struct mutex		inval_mutex;
 	struct rw_semaphore	range_sem;
+	struct work_struct	put_work;
 };
 
 static inline struct wfs_inode *WFS_I(const struct inode *inode)
@@ -569,13 +588,22 @@ struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_file *wf
 
 extern const struct address_space_operations wfs_aops;
 int wfs_flush(struct inode *inode);
+int wfs_wait_writes(struct wfs_session *sess);
 int wfs_commit(struct inode *inode, bool datasync);
 int wfs_sync_fs(struct super_block *sb, int wait);
 void wfs_wrote(struct inode *inode, const struct wfs_write_rep *rep, u64 start);
 struct wfs_req *wfs_write_req(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred,
 			      u64 pos, gfp_t gfp);
-void wfs_zero_tail(struct inode *inode, loff_t size);
 vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf);
+
+/* ---- pagecache.c: waiting for folios, killable ---- */
+
+int wfs_wait_writeback(struct address_space *mapping, pgoff_t first, pgoff_t last);
+int wfs_drop_range(struct inode *inode, pgoff_t first, pgoff_t last, bool wait);
+int wfs_zero_range(struct inode *inode, loff_t start, loff_t end);
+int wfs_truncate_pages(struct inode *inode);
+int wfs_zero_tail(struct inode *inode, loff_t size);
+int wfs_dio_wait(struct inode *inode);
 
 /* ---- direct.c: O_DIRECT, and writes that can't be cached ---- */
 

@@ -7,7 +7,6 @@
  */
 #include <linux/fs.h>
 #include <linux/falloc.h>
-#include <linux/pagevec.h>
 #include <linux/splice.h>
 
 #include "internal.h"
@@ -29,8 +28,7 @@ static int wfs_range_begin(struct inode *inode)
 	if (err)
 		return err;
 	/* before range_sem: a direct read may be faulting in a page of this file to read into */
-	inode_dio_wait(inode);
-	err = down_write_killable(&wi->range_sem);
+	err = wfs_dio_wait(inode) ?: down_write_killable(&wi->range_sem);
 	if (!err) {
 		err = wfs_flush(inode);
 		if (err)
@@ -51,32 +49,12 @@ static void wfs_range_end(struct inode *inode)
 	inode_unlock(inode);
 }
 
-/* Wait for the READs of a range that are on their way; killable. */
-static int wfs_range_wait(struct address_space *mapping, pgoff_t index, pgoff_t last)
-{
-	struct folio_batch batch;
-	unsigned int i, n;
-	int err = 0;
-
-	folio_batch_init(&batch);
-	while (!err && (n = filemap_get_folios(mapping, &index, last, &batch))) {
-		for (i = 0; i < n && !err; i++)
-			err = folio_wait_locked_killable(batch.folios[i]);
-		folio_batch_release(&batch);
-		cond_resched();
-	}
-	return err;
-}
-
 /* Forget what is cached of @len bytes from @pos on, at once or before the next use. */
 static void wfs_range_drop(struct inode *inode, loff_t pos, loff_t len)
 {
-	struct address_space *mapping = inode->i_mapping;
 	pgoff_t first = pos >> PAGE_SHIFT, last = (pos + len - 1) >> PAGE_SHIFT;
 
-	if (!mapping->nrpages)
-		return;
-	if (wfs_range_wait(mapping, first, last) || invalidate_inode_pages2_range(mapping, first, last))
+	if (wfs_drop_range(inode, first, last, true))
 		set_bit(WFS_INO_STALE_DATA, &WFS_I(inode)->flags);
 }
 
@@ -87,7 +65,8 @@ static void wfs_range_grow(struct inode *inode, loff_t end)
 
 	if (end <= size)
 		return;
-	wfs_zero_tail(inode, size);
+	if (wfs_zero_tail(inode, size))
+		set_bit(WFS_INO_STALE_DATA, &WFS_I(inode)->flags);
 	i_size_write(inode, end);
 }
 

@@ -49,6 +49,8 @@ static void wfs_read_submit(struct wfs_req *req)
 {
 	struct wfs_read_req *body = req->body;
 
+	wfs_req_hold(req, page_folio(req->bvec[0].bv_page)->mapping->host);
+
 	body->count = cpu_to_le32(req->len);
 	iov_iter_bvec(&req->dst, ITER_DEST, req->bvec, req->nr_bvec, req->len);
 	req->complete = wfs_read_done;

@@ -5,6 +5,8 @@
  * A request owns all that its reply may be written to, or pins it.  So whoever waits for one may
  * walk away when killed: the reply then lands in memory that nobody looks at, and the last reference frees it.
  */
+#include <linux/sched/signal.h>
+
 #include "internal.h"
 #include "trace.h"
 
@@ -63,7 +65,8 @@ struct wfs_req *wfs_req_alloc(struct wfs_session *sess, u8 op, const struct cred
 	unsigned int i;
 	size_t len;
 
-	req = mempool_alloc(wfs_req_pool, gfp);
+	/* the reserve is for writeback; and who waits for it can't be killed */
+	req = gfp & __GFP_FS ? kmem_cache_alloc(wfs_req_cache, gfp) : mempool_alloc(wfs_req_pool, gfp);
 	if (!req)
 		return NULL;
 	memset(req, 0, offsetof(struct wfs_req, rep));
@@ -158,6 +161,52 @@ int wfs_req_buf(struct wfs_req *req, size_t len, bool source)
 	return 0;
 }
 
+/**
+ * wfs_req_hold - keep an inode until a request has ended
+ * @req: the request, not submitted yet
+ * @inode: the inode whose folios it has
+ *
+ * So an inode that is evicted has no folios that wait for the server: the task that drops the last other
+ * reference does not wait for them, and it may be one that was killed.
+ */
+void wfs_req_hold(struct wfs_req *req, struct inode *inode)
+{
+	/* fails in the writeback of an inode that is being evicted by umount, which may wait */
+	req->inode = igrab(inode);
+	if (req->inode)
+		this_cpu_inc(req->sess->stats->held);
+}
+
+static void wfs_session_unheld(struct wfs_session *sess)
+{
+	this_cpu_dec(sess->stats->held);
+	smp_mb();	/* umount sets the flag, then looks at the count */
+	if (READ_ONCE(sess->umounting))
+		wake_up_all(&sess->wait);
+}
+
+/* Drops the reference of a request that turned out to be the last one. */
+void wfs_inode_put_work(struct work_struct *work)
+{
+	struct inode *inode = &container_of(work, struct wfs_inode, put_work)->inode;
+	struct wfs_session *sess = wfs_sess(inode->i_sb);
+
+	iput(inode);
+	/* umount goes on when it sees the count, and frees the session after a grace period */
+	rcu_read_lock();
+	wfs_session_unheld(sess);
+	rcu_read_unlock();
+}
+
+static void wfs_req_unhold(struct wfs_req *req)
+{
+	/* eviction may wait for what only our own context brings on */
+	if (atomic_add_unless(&req->inode->i_count, -1, 1))
+		wfs_session_unheld(req->sess);
+	else
+		queue_work(wfs_dio_wq, &WFS_I(req->inode)->put_work);
+}
+
 /* Bring @req to where nothing of it was sent or received. */
 void wfs_req_rewind(struct wfs_req *req)
 {
@@ -207,6 +256,8 @@ void wfs_req_end(struct wfs_req *req)
 	put_cpu_ptr(req->sess->stats);
 	if (req->complete)
 		req->complete(req);
+	if (req->inode)
+		wfs_req_unhold(req);
 	wfs_req_put(req);
 }
 
@@ -225,6 +276,12 @@ static void wfs_req_wake(struct wfs_req *req)
 	complete(&req->done);
 }
 
+/* Was the current task killed, and closes its files now?  Nobody can kill it again. */
+bool wfs_killed(void)
+{
+	return (current->flags & PF_EXITING) && (current->signal->group_exit_code & 0x7f);
+}
+
 /**
  * wfs_req_call - submit a request and wait for its end
  * @req: the request; the caller keeps its reference
@@ -234,7 +291,12 @@ static void wfs_req_wake(struct wfs_req *req)
  */
 int wfs_req_call(struct wfs_req *req)
 {
+	if (wfs_killed())
+		return -EINTR;
 	req->complete = wfs_req_wake;
+	/* signals don't reach who is exiting: it waits for timeo at most */
+	if (current->flags & PF_EXITING)
+		req->soft = true;
 	wfs_submit(req);
 	if (wait_for_completion_killable(&req->done)) {
 		set_bit(WFS_REQ_ABANDONED, &req->flags);

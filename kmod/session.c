@@ -122,6 +122,8 @@ struct wfs_session *wfs_session_create(struct wfs_options *opt, struct fs_contex
 	memset(opt, 0, sizeof(*opt));
 	sess->net = get_net(fc->net_ns);
 	mutex_init(&sess->hello_mutex);
+	mutex_init(&sess->wb_mutex);
+	spin_lock_init(&sess->wb_lock);
 	init_waitqueue_head(&sess->wait);
 	INIT_DELAYED_WORK(&sess->timeout_work, wfs_timeout_work);
 	sess->id = ida_alloc(&wfs_session_ids, GFP_KERNEL);
@@ -188,6 +190,26 @@ void wfs_session_abort(struct wfs_session *sess)
 void wfs_session_umount(struct wfs_session *sess)
 {
 	WRITE_ONCE(sess->umounting, true);
+}
+
+static bool wfs_session_holds_none(struct wfs_session *sess)
+{
+	long held = 0;
+	int cpu;
+
+	/* nobody adds to it by now */
+	for_each_possible_cpu(cpu)
+		held += READ_ONCE(per_cpu_ptr(sess->stats, cpu)->held);
+	return !held;
+}
+
+/**
+ * wfs_session_wait_held - wait until no request holds an inode any more
+ * @sess: the session, after wfs_session_umount(): so this takes at most timeo
+ */
+void wfs_session_wait_held(struct wfs_session *sess)
+{
+	wait_event(sess->wait, wfs_session_holds_none(sess));
 }
 
 static bool wfs_session_idle(struct wfs_session *sess)

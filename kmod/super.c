@@ -195,6 +195,9 @@ static int wfs_statfs(struct dentry *dentry, struct kstatfs *buf)
 		return -ENOMEM;
 	body = req->body;
 	body->fh = WFS_I(d_inode(dentry))->fh;
+	/* umount(8) asks for this first */
+	if (dentry == dentry->d_sb->s_root)
+		req->soft = true;
 	err = wfs_req_call(req);
 	if (!err) {
 		rep = (const void *)req->rep;
@@ -225,6 +228,12 @@ static int wfs_show_options(struct seq_file *m, struct dentry *root)
 	return 0;
 }
 
+/* The inodes are gone, but for those that requests hold: what is read ahead, and nobody waits for. */
+static void wfs_put_super(struct super_block *sb)
+{
+	wfs_session_wait_held(wfs_sess(sb));
+}
+
 static void wfs_umount_begin(struct super_block *sb)
 {
 	wfs_session_abort(wfs_sess(sb));
@@ -234,6 +243,7 @@ static const struct super_operations wfs_super_ops = {
 	.alloc_inode	= wfs_alloc_inode,
 	.free_inode	= wfs_free_inode,
 	.evict_inode	= wfs_evict_inode,
+	.put_super	= wfs_put_super,
 	.sync_fs	= wfs_sync_fs,
 	.statfs		= wfs_statfs,
 	.show_options	= wfs_show_options,

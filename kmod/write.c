@@ -6,7 +6,6 @@
  * write to different parts of a file do not undo each other's writes.  folio->private holds that
  * range (from << 32 | to, bytes), under the folio's lock; a dirty folio without one is dirty as a whole.
  */
-#include <linux/pagevec.h>
 #include <linux/writeback.h>
 
 #include "internal.h"
@@ -37,28 +36,6 @@ static bool wfs_release_folio(struct folio *folio, gfp_t gfp)
 		return false;
 	folio_detach_private(folio);
 	return true;
-}
-
-/**
- * wfs_zero_tail - make what a folio holds behind the end of the file zero, before the file grows over it
- * @inode: the file
- * @size: its size until now
- *
- * A mapping may have written there.
- */
-void wfs_zero_tail(struct inode *inode, loff_t size)
-{
-	struct folio *folio;
-
-	if (!offset_in_page(size))
-		return;
-	folio = filemap_lock_folio(inode->i_mapping, size >> PAGE_SHIFT);
-	if (IS_ERR(folio))
-		return;
-	if (folio_test_uptodate(folio))
-		folio_zero_segment(folio, offset_in_folio(folio, size), folio_size(folio));
-	folio_unlock(folio);
-	folio_put(folio);
 }
 
 /* ---- into the page cache ---- */
@@ -229,6 +206,7 @@ static void wfs_writeback_done(struct wfs_req *req)
 {
 	struct address_space *mapping = req->private;
 	struct wfs_inode *wi = WFS_I(mapping->host);
+	struct wfs_session *sess = req->sess;
 	unsigned int i;
 
 	if (req->error) {
@@ -242,12 +220,55 @@ static void wfs_writeback_done(struct wfs_req *req)
 	/* of WRITEs that ran side by side nobody knows whose reply tells the last change */
 	if (wi->wb_overlap)
 		set_bit(WFS_INO_UNSETTLED, &wi->flags);
-	if (!--wi->wb_inflight)
+	if (!--wi->wb_inflight) {
 		wi->wb_overlap = false;
+		wake_up_var(&wi->wb_inflight);
+	}
 	spin_unlock(&wi->lock);
-	/* the last folio lets the inode go */
+	/* the last folio lets the inode go, unless the request holds it */
 	for (i = 0; i < req->nr_bvec; i++)
 		folio_end_writeback(page_folio(req->bvec[i].bv_page));
+
+	spin_lock(&sess->wb_lock);
+	if (!--sess->wb_count[req->wb_phase])
+		wake_up_all(&sess->wait);
+	spin_unlock(&sess->wb_lock);
+}
+
+static bool wfs_no_writes(struct wfs_session *sess, unsigned int phase)
+{
+	bool none;
+
+	spin_lock(&sess->wb_lock);
+	none = !sess->wb_count[phase];
+	spin_unlock(&sess->wb_lock);
+	return none;
+}
+
+/**
+ * wfs_wait_writes - wait for all WRITEs of writeback that are on their way now, but not for later ones
+ * @sess: the session
+ *
+ * Return: 0 or -EINTR when killed.
+ */
+int wfs_wait_writes(struct wfs_session *sess)
+{
+	unsigned int old;
+	int err;
+
+	if (mutex_lock_killable(&sess->wb_mutex))
+		return -EINTR;
+	/* none, unless who waited last was killed */
+	err = wait_event_killable(sess->wait, wfs_no_writes(sess, !sess->wb_phase));
+	if (!err) {
+		spin_lock(&sess->wb_lock);
+		old = sess->wb_phase;
+		sess->wb_phase = !old;
+		spin_unlock(&sess->wb_lock);
+		err = wait_event_killable(sess->wait, wfs_no_writes(sess, old));
+	}
+	mutex_unlock(&sess->wb_mutex);
+	return err ? -EINTR : 0;
 }
 
 static void wfs_writeback_submit(struct wfs_req *req)
@@ -263,6 +284,11 @@ static void wfs_writeback_submit(struct wfs_req *req)
 	if (wi->wb_inflight++)
 		wi->wb_overlap = true;
 	spin_unlock(&wi->lock);
+	spin_lock(&req->sess->wb_lock);
+	req->wb_phase = req->sess->wb_phase;
+	req->sess->wb_count[req->wb_phase]++;
+	spin_unlock(&req->sess->wb_lock);
+	wfs_req_hold(req, mapping->host);
 	iov_iter_bvec(&req->src, ITER_SOURCE, req->bvec, req->nr_bvec, req->len);
 	req->complete = wfs_writeback_done;
 	wfs_submit(req);
@@ -356,22 +382,24 @@ static int wfs_writepages(struct address_space *mapping, struct writeback_contro
 	return error;
 }
 
-/* Wait for what is being written back; killable. */
-static int wfs_wait_writeback(struct address_space *mapping)
+/*
+ * The same for a task that exits, and that nobody can kill any more: it waits no longer than timeo, and not at all when
+ * it was killed.  The data goes on its way by itself.
+ */
+static int wfs_flush_exiting(struct inode *inode)
 {
-	struct folio_batch batch;
-	pgoff_t index = 0;
-	unsigned int i, n;
-	int err = 0;
+	struct wfs_inode *wi = WFS_I(inode);
+	unsigned int round;
 
-	folio_batch_init(&batch);
-	while (!err && (n = filemap_get_folios_tag(mapping, &index, ULONG_MAX, PAGECACHE_TAG_WRITEBACK, &batch))) {
-		for (i = 0; i < n && !err; i++)
-			err = folio_wait_writeback_killable(batch.folios[i]);
-		folio_batch_release(&batch);
-		cond_resched();
+	for (round = 0; round < 2; round++) {
+		filemap_flush(inode->i_mapping);
+		if (wfs_killed())
+			return -EINTR;
+		if (!wait_var_event_timeout(&wi->wb_inflight, !READ_ONCE(wi->wb_inflight),
+					    wfs_timeo(wfs_sess(inode->i_sb))))
+			return -ETIMEDOUT;
 	}
-	return err;
+	return 0;
 }
 
 /**
@@ -380,22 +408,39 @@ static int wfs_wait_writeback(struct address_space *mapping)
  *
  * What could not be written is in the mapping's error, not in what this returns.
  *
- * Return: 0, -EINTR when killed, -ENOMEM.
+ * Return: 0, -EINTR when killed, -ENOMEM, -ETIMEDOUT when the caller exits and could not be killed.
  */
 int wfs_flush(struct inode *inode)
 {
 	struct address_space *mapping = inode->i_mapping;
+	unsigned int round;
 	int err;
 
 	if (!mapping->nrpages)
 		return 0;
-	/* what is under writeback and dirty again would be waited for below without regard to signals */
-	err = wfs_wait_writeback(mapping);
-	if (!err)
-		err = filemap_fdatawrite(mapping);
-	if (err == -EINTR || err == -ENOMEM)
-		return err;
-	return wfs_wait_writeback(mapping);
+	if (current->flags & PF_EXITING)
+		return wfs_flush_exiting(inode);
+	/*
+	 * A folio that is dirty again while its last WRITE is on its way is left out, because the VM would wait
+	 * for that one without regard to signals.  When it is over, the folio's turn comes in the second round; if it
+	 * is left out of that too, somebody else has started to write it meanwhile.
+	 */
+	for (round = 0; round < 2 && mapping_tagged(mapping, PAGECACHE_TAG_DIRTY); round++) {
+		struct writeback_control wbc = {
+			.sync_mode		= WB_SYNC_NONE,
+			.tagged_writepages	= 1,
+			.nr_to_write		= LONG_MAX,
+			.range_end		= LLONG_MAX,
+		};
+
+		err = filemap_fdatawrite_wbc(mapping, &wbc);
+		if (err == -EINTR || err == -ENOMEM)
+			return err;
+		err = wfs_wait_writeback(mapping, 0, ULONG_MAX);
+		if (err)
+			return err;
+	}
+	return wfs_wait_writeback(mapping, 0, ULONG_MAX);
 }
 
 /**
@@ -466,7 +511,7 @@ out:
 /**
  * wfs_sync_fs - sync(2), syncfs(2), umount: bring all that was written to stable storage
  * @sb: the mount
- * @wait: 0 for a first round that only starts writeback
+ * @wait: 0 for a first round, which waits for what is being written where that can be killed
  *
  * One request for all files, those that are not cached any more among them.
  */
@@ -477,7 +522,10 @@ int wfs_sync_fs(struct super_block *sb, int wait)
 	struct wfs_req *req;
 	int err;
 
-	if (!wait || !READ_ONCE(sess->wrote))
+	/* what follows in the VFS waits without regard to signals; umount must not skip it, and is soft */
+	if (!wait)
+		return READ_ONCE(sess->umounting) ? 0 : wfs_wait_writes(sess);
+	if (!READ_ONCE(sess->wrote))
 		return 0;
 	req = wfs_req_alloc(sess, WFS_OP_COMMIT, current_cred(), sizeof(*body), GFP_KERNEL);
 	if (!req)
