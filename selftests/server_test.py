@@ -1205,11 +1205,13 @@ def disk_fails(s):
     try:
         s.start(export=disk.dir)
         c, other = conn(s), conn(s)
-        f, g = c.create(c.root, "f"), c.create(c.root, "g")
+        f, g, h = (c.create(c.root, name) for name in "fgh")
         c.write(f.io, 0, b"f" * (1 << 20))
+        c.write(h.io, 0, b"h" * (1 << 20))
         c.write(g.io, 0, b"g" * 4096)
         c.commit(f.io)
         c.commit(g.io)
+        c.commit(h.io)
         sh("sync; echo 3 >/proc/sys/vm/drop_caches")
         check(c.read(g.io, 0, 4096), b"g" * 4096)
         disk.fail()
@@ -1223,8 +1225,15 @@ def disk_fails(s):
         # Written data that does not reach the disk: an error for one, another verifier for all.
         before = c.verifier
         c.write(g.io, 0, b"h" * 4096)
+        # A WRITE that was begun before has the verifier of its first piece.
+        tag, raw = other.frame(WRITE, b_write(h.io, 0, 0), b"H" * (1 << 20))
+        other.sock.sendall(raw[:700000])
+        until(lambda: b"H" in open(disk.dir + "/h", "rb").read(1), 5, "the first piece")
         with fails(errno.EIO):
             c.commit(g.io)
+        other.sock.sendall(raw[700000:])
+        rep = other.wait(tag)
+        check((rep.status, struct.unpack_from("<Q", rep.body)[0]), (0, before))
         after = conn(s).verifier
         assert after != before, "the same verifier after data was lost"
         check(other.write(g.io, 0, b"i" * 4096)[0], after)
@@ -1238,6 +1247,61 @@ def disk_fails(s):
     finally:
         s.stop()
         disk.remove()
+
+
+# ---- whose change it was ----
+
+@test
+def runs_of_changes(s):
+    a, b = conn(s), conn(s)
+    f = a.create(a.root, "f", mode=0o666)
+    known = a.getattr(f.fh)
+    io = b.open(f.fh, RW)
+
+    # As long as one session alone changes it.
+    _, first = a.write(f.io, 0, b"1")
+    assert first.run and first.run_base == known.change
+    later = [a.write(f.io, 0, b"2" * 300000)[1], a.setattr(f.fh, SET_MODE, mode=0o666), a.getattr(f.fh),
+             Attr(a.ok(SETXATTR, b_xattr(f.fh, "user.x"), b"v")), a.link(f.fh, a.root, "g")[0],
+             a.lookup(a.root, "f")[1], a.commit(f.io)[1]]
+    check({(x.run, x.run_base) for x in later}, {(first.run, first.run_base)})
+    check(b.getattr(f.fh).run, 0, "what another session is told")
+    # Another one's change ends it, and begins its own.
+    known = a.getattr(f.fh)
+    _, theirs = b.write(io, 0, b"3")
+    assert theirs.run not in (0, first.run)
+    check(theirs.run_base, known.change)
+    check(a.getattr(f.fh).run, 0)
+    _, mine = a.write(f.io, 0, b"4")
+    assert mine.run not in (0, first.run, theirs.run)
+    check(mine.run_base, theirs.change)
+    # So does that of a program of this machine.
+    time.sleep(0.02)
+    with open(s.path("f"), "w") as local:
+        local.write("5")
+    time.sleep(0.02)
+    seen = a.getattr(f.fh)
+    check(seen.run, 0)
+    _, mine2 = a.write(f.io, 0, b"6")
+    assert mine2.run not in (0, mine.run)
+    check(mine2.run_base, seen.change)
+    # What fails changes nothing of it.
+    with fails(errno.EPERM):
+        a.setattr(f.fh, SET_UID, uid=5)
+    check(a.write(f.io, 0, b"7")[1].run, mine2.run)
+    # Side by side, over two connections.
+    a2 = conn(s, session=a.session, index=1)
+    tags = [(c, c.send(WRITE, b_write(f.io, i << 12, 0), bytes(4096))) for i in range(50) for c in (a, a2)]
+    check({Attr(c.wait(t).body[8:]).run for c, t in tags}, {mine2.run})
+    # Between the pieces of one.
+    known = a.getattr(f.fh)
+    tag, raw = a.frame(WRITE, b_write(f.io, 0, 0), b"8" * (1 << 20))
+    a.sock.sendall(raw[:700000])
+    until(lambda: open(s.path("f"), "rb").read(1) == b"8", 5, "the first piece")
+    b.write(io, 5, b"9")
+    a.sock.sendall(raw[700000:])
+    got = Attr(a.wait(tag).body[8:])
+    assert got.run != mine2.run and got.run_base != known.change
 
 
 # ---- directories ----

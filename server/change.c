@@ -6,6 +6,8 @@
  * through this server are told apart by a stamp, which is kept beside the ctime that they left.
  * The table is as small as it is because a stamp matters only while its ctime is the inode's; what
  * it forgets, or never saw, is marked as racy until the tick is over.
+ *
+ * Beside it stands whose doing the last changes were: the run of struct wfs_attr.
  */
 #include <pthread.h>
 #include <sodium.h>
@@ -18,10 +20,22 @@
 #define DIR_LOCKS	256
 #define TICK_NS		10000000	/* the longest that kernels have: 100 Hz */
 
+/*
+ * @ctime_ns, @stamp: what the last change through this server left
+ * @epoch: differs whenever the entry is another inode's
+ * @session: who began the run, or who changes it now
+ * @run, @run_base: of struct wfs_attr; 0 while there is none
+ * @busy: changes under way
+ */
 static struct entry {
 	uint64_t	ino;
 	int64_t		ctime_ns;
 	uint64_t	stamp;
+	uint64_t	epoch;
+	uint64_t	session;
+	uint64_t	run;
+	uint64_t	run_base;
+	unsigned int	busy;
 } table[ENTRIES];
 static pthread_mutex_t locks[LOCKS];		/* each: every LOCKS-th entry */
 static _Atomic uint64_t last_stamp;
@@ -68,33 +82,160 @@ static struct entry *lock_entry(uint64_t ino, pthread_mutex_t **lock)
 	return &table[i];
 }
 
+static uint64_t next_number(void)
+{
+	uint64_t n = atomic_fetch_add(&last_stamp, 1) + 1;
+
+	return n ? n : atomic_fetch_add(&last_stamp, 1) + 1;
+}
+
+/* The id is random. */
+static uint64_t session_number(const struct session *s)
+{
+	uint64_t n;
+
+	memcpy(&n, s->id, sizeof(n));
+	return n;
+}
+
+static uint64_t value_of(int64_t ns, uint64_t stamp)
+{
+	return mix((uint64_t)ns ^ mix(stamp));
+}
+
+/* The entry of an inode, made when there is none; NULL when its place is taken.  Locks in any case. */
+static struct entry *lock_own_entry(uint64_t ino, pthread_mutex_t **lock)
+{
+	struct entry *e = lock_entry(ino, lock);
+
+	if (e->ino == ino)
+		return e;
+	if (e->busy)
+		return NULL;
+	*e = (struct entry){ .ino = ino, .epoch = next_number() };
+	return e;
+}
+
+static void put_stamp(struct entry *e, int64_t ns, uint64_t stamp)
+{
+	/*
+	 * Of two changes at once the one that looked later may come here first; an older ctime when
+	 * there is no other is from a clock that was set back.
+	 */
+	if (ns > e->ctime_ns || (ns == e->ctime_ns && (int64_t)(stamp - e->stamp) > 0) || !e->busy) {
+		e->ctime_ns = ns;
+		e->stamp = stamp;
+	}
+}
+
 /**
- * change_stamp - this server has just changed an inode
+ * change_stamp - this server has just changed an inode, on whose behalf does not matter
  * @stx: as it is after that
  */
 void change_stamp(const struct statx *stx)
 {
-	uint64_t stamp = atomic_fetch_add(&last_stamp, 1) + 1;
+	uint64_t stamp = next_number();
 	pthread_mutex_t *lock;
-	struct entry *e = lock_entry(stx->stx_ino, &lock);
-	int64_t ns = ctime_ns(stx);
+	struct entry *e = lock_own_entry(stx->stx_ino, &lock);
 
-	/* Of two changes at once the one that looked later may come here first. */
-	if (e->ino != stx->stx_ino || e->ctime_ns != ns || (int64_t)(stamp - e->stamp) > 0)
-		*e = (struct entry){ stx->stx_ino, ns, stamp };
+	if (e) {
+		e->run = 0;
+		put_stamp(e, ctime_ns(stx), stamp);
+	}
 	pthread_mutex_unlock(lock);
 }
 
-uint64_t change_value(const struct statx *stx, uint32_t *flags)
+/**
+ * change_begin - a session is about to change an inode, and wants to know later whether it is the only one
+ * @ch: for change_end()
+ * @fd: the inode
+ *
+ * What nobody else through this server did in between is known for sure.  A program of this machine is
+ * seen when it did it between our changes, not in the midst of one.
+ */
+void change_begin(struct change *ch, int fd, const struct session *s)
 {
+	uint64_t session = session_number(s);
+	pthread_mutex_t *lock;
+	struct statx stx;
+	struct entry *e;
+	int64_t ns;
+
+	*ch = (struct change){ 0 };
+	if (stat_fd(fd, &stx))
+		return;
+	ns = ctime_ns(&stx);
+	e = lock_own_entry(stx.stx_ino, &lock);
+	if (!e)
+		goto out;
+	if (e->busy) {
+		if (e->session != session)
+			e->run = 0;
+	} else if (!e->run || e->session != session || e->ctime_ns != ns) {
+		e->session = session;
+		e->run = next_number();
+		e->run_base = value_of(ns, e->ctime_ns == ns ? e->stamp : 0);
+	}
+	e->busy++;
+	ch->ino = e->ino;
+	ch->epoch = e->epoch;
+	ch->run = e->run;
+out:
+	pthread_mutex_unlock(lock);
+}
+
+/**
+ * change_end - it has changed it, or has failed to
+ * @ch: of change_begin(); tells the run that the change belongs to, or 0
+ * @fd: the inode
+ * @stx: as it is now
+ *
+ * Return: 0 or -errno.
+ */
+int change_end(struct change *ch, int fd, struct statx *stx)
+{
+	uint64_t stamp = next_number();
+	pthread_mutex_t *lock;
+	struct entry *e;
+	int err;
+
+	err = stat_fd(fd, stx);
+	e = lock_own_entry(err ? ch->ino : stx->stx_ino, &lock);
+	if (e && ch->epoch && ch->epoch == e->epoch)
+		e->busy--;
+	if (!e || !ch->run || ch->epoch != e->epoch || ch->run != e->run)
+		ch->run = 0;
+	else
+		ch->run_base = e->run_base;
+	if (e && !err) {
+		if (!ch->run)
+			e->run = 0;
+		put_stamp(e, ctime_ns(stx), stamp);
+	}
+	pthread_mutex_unlock(lock);
+	return err;
+}
+
+/**
+ * change_fill - what the attributes say about change: change, flags, run, run_base
+ * @s: who is to be told
+ */
+void change_fill(const struct statx *stx, const struct session *s, struct wfs_attr *a)
+{
+	uint64_t stamp = 0, run = 0, run_base = 0;
+	uint32_t flags = 0;
 	pthread_mutex_t *lock;
 	struct entry *e = lock_entry(stx->stx_ino, &lock);
 	int64_t ns = ctime_ns(stx);
-	uint64_t stamp = 0;
 	struct timespec now;
 
-	if (e->ino == stx->stx_ino && e->ctime_ns == ns)
+	if (e->ino == stx->stx_ino && e->ctime_ns == ns) {
 		stamp = e->stamp;
+		if (e->run && s && e->session == session_number(s)) {
+			run = e->run;
+			run_base = e->run_base;
+		}
+	}
 	pthread_mutex_unlock(lock);
 
 	if (!stamp) {
@@ -104,9 +245,12 @@ uint64_t change_value(const struct statx *stx, uint32_t *flags)
 		age = (int64_t)((uint64_t)now.tv_sec * 1000000000 + now.tv_nsec - (uint64_t)ns);
 		/* A ctime in the future is from before the clock was set back: no better. */
 		if (age < TICK_NS)
-			*flags |= WFS_ATTR_RACY;
+			flags = WFS_ATTR_RACY;
 	}
-	return mix((uint64_t)ns ^ mix(stamp));
+	a->change = htole64(value_of(ns, stamp));
+	a->flags = htole32(flags);
+	a->run = htole64(run);
+	a->run_base = htole64(run_base);
 }
 
 static pthread_mutex_t *dir_lock(const struct wfs_fh *fh)

@@ -615,6 +615,7 @@ static bool write_payload(struct worker *w, struct conn *c)
 	uint64_t pos = rq->offset + c->pay_done;
 	struct file *file = c->pay_file;
 	int err = c->pay_err;
+	uint64_t verifier;
 	size_t have, want, keep = 0;
 
 	have = MIN(c->in_end - c->in_start - rq->frame_len, c->pay_left);
@@ -655,6 +656,9 @@ static bool write_payload(struct worker *w, struct conn *c)
 
 	/* ours until we are back: the connection may die meanwhile */
 	c->pay_file = NULL;
+	if (first)
+		c->pay_verifier = verifier_get();
+	verifier = c->pay_verifier;
 	leave(w, c, stable && last);
 	if (!err && !file)
 		err = write_open(&op, &file);
@@ -662,7 +666,7 @@ static bool write_payload(struct worker *w, struct conn *c)
 		err = write_chunk(&op, file, w->scratch, have, pos, stable && first && last);
 	if (last) {
 		if (!err)
-			err = write_done(&op, file, stable && !first);
+			err = write_done(&op, file, stable && !first, verifier);
 		file_put(file);
 	}
 	enter(w, c);

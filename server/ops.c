@@ -84,22 +84,23 @@ int access_fd(int fd, int mask)
 	return syscall(SYS_faccessat2, fd, "", mask, AT_EACCESS | AT_EMPTY_PATH);
 }
 
-void attr_fill(const struct statx *stx, struct wfs_attr *a)
+/* @s: who is to be told */
+void attr_fill(const struct statx *stx, const struct session *s, struct wfs_attr *a)
 {
-	uint32_t flags = stx->stx_mask & STATX_BTIME ? WFS_ATTR_BTIME : 0;
+	bool btime = stx->stx_mask & STATX_BTIME;
 
 	a->ino = htole64(stx->stx_ino);
 	a->size = htole64(stx->stx_size);
 	a->blocks = htole64(stx->stx_blocks);
-	a->change = htole64(change_value(stx, &flags));
+	change_fill(stx, s, a);
 	a->atime_sec = htole64(stx->stx_atime.tv_sec);
 	a->mtime_sec = htole64(stx->stx_mtime.tv_sec);
 	a->ctime_sec = htole64(stx->stx_ctime.tv_sec);
-	a->btime_sec = htole64(flags & WFS_ATTR_BTIME ? stx->stx_btime.tv_sec : 0);
+	a->btime_sec = htole64(btime ? stx->stx_btime.tv_sec : 0);
 	a->atime_nsec = htole32(stx->stx_atime.tv_nsec);
 	a->mtime_nsec = htole32(stx->stx_mtime.tv_nsec);
 	a->ctime_nsec = htole32(stx->stx_ctime.tv_nsec);
-	a->btime_nsec = htole32(flags & WFS_ATTR_BTIME ? stx->stx_btime.tv_nsec : 0);
+	a->btime_nsec = htole32(btime ? stx->stx_btime.tv_nsec : 0);
 	a->mode = htole32(stx->stx_mode);
 	a->nlink = htole32(stx->stx_nlink);
 	a->uid = htole32(stx->stx_uid);
@@ -107,23 +108,21 @@ void attr_fill(const struct statx *stx, struct wfs_attr *a)
 	a->rdev_major = htole32(stx->stx_rdev_major);
 	a->rdev_minor = htole32(stx->stx_rdev_minor);
 	a->blksize = htole32(stx->stx_blksize);
-	a->flags = htole32(flags);
-	a->run = 0;
-	a->run_base = 0;
+	a->flags |= htole32(btime ? WFS_ATTR_BTIME : 0);
 }
 
 /* The attributes as they are; or as an operation of ours has just left them. */
-int reply_attr(int fd, struct wfs_attr *attr)
+int reply_attr(struct op_ctx *op, int fd, struct wfs_attr *attr)
 {
 	struct statx stx;
 	int err = stat_fd(fd, &stx);
 
 	if (!err)
-		attr_fill(&stx, attr);
+		attr_fill(&stx, op->session, attr);
 	return err;
 }
 
-int reply_changed(int fd, struct wfs_attr *attr)
+int reply_changed(struct op_ctx *op, int fd, struct wfs_attr *attr)
 {
 	struct statx stx;
 	int err = stat_fd(fd, &stx);
@@ -131,38 +130,55 @@ int reply_changed(int fd, struct wfs_attr *attr)
 	if (err)
 		return err;
 	change_stamp(&stx);
-	attr_fill(&stx, attr);
+	attr_fill(&stx, op->session, attr);
+	return 0;
+}
+
+/* The same of a change that change_begin() announced. */
+int reply_change(struct op_ctx *op, struct change *ch, int fd, struct wfs_attr *attr)
+{
+	struct statx stx;
+	int err = change_end(ch, fd, &stx);
+
+	if (err)
+		return err;
+	attr_fill(&stx, op->session, attr);
+	/* That of the change, even if others have followed. */
+	attr->run = htole64(ch->run);
+	attr->run_base = htole64(ch->run_base);
 	return 0;
 }
 
 static int reply_pre(int dirfd, struct wfs_dir_change *dc)
 {
+	struct wfs_attr attr;
 	struct statx stx;
-	uint32_t flags = 0;
 	int err = stat_fd(dirfd, &stx);
 
-	if (!err)
-		dc->pre_change = htole64(change_value(&stx, &flags));
-	return err;
+	if (err)
+		return err;
+	change_fill(&stx, NULL, &attr);
+	dc->pre_change = attr.change;
+	return 0;
 }
 
 /* A handle and attributes; @stx: what the attributes were made of. */
-int setup_entry(int fd, struct wfs_entry *entry, struct statx *stx)
+int setup_entry(int fd, const struct session *s, struct wfs_entry *entry, struct statx *stx)
 {
 	int err = stat_fd(fd, stx);
 
 	if (!err)
 		err = handle_from_fd(fd, 0, &entry->fh);
 	if (!err)
-		attr_fill(stx, &entry->attr);
+		attr_fill(stx, s, &entry->attr);
 	return err;
 }
 
 /* Whoever is told of a file will ask for it again: its descriptor goes into the cache. */
-static int reply_entry(int fd, struct wfs_entry *entry)
+static int reply_entry(struct op_ctx *op, int fd, struct wfs_entry *entry)
 {
 	struct statx stx;
-	int err = setup_entry(fd, entry, &stx);
+	int err = setup_entry(fd, op->session, entry, &stx);
 
 	if (err) {
 		close(fd);
@@ -198,7 +214,7 @@ static int op_root(struct op_ctx *op)
 
 	op->rep->body_len = sizeof(*rep);
 	rep->fh = cfg.root_fh;
-	return reply_attr(cfg.root_fd, &rep->attr);
+	return reply_attr(op, cfg.root_fd, &rep->attr);
 }
 
 static int op_lookup(struct op_ctx *op)
@@ -215,7 +231,7 @@ static int op_lookup(struct op_ctx *op)
 	if (fd < 0)
 		return fd;
 	op->rep->body_len = sizeof(*rep);
-	return reply_entry(fd, rep);
+	return reply_entry(op, fd, rep);
 }
 
 static int op_getattr(struct op_ctx *op)
@@ -228,7 +244,7 @@ static int op_getattr(struct op_ctx *op)
 	if (err)
 		return err;
 	op->rep->body_len = sizeof(*rep);
-	err = reply_attr(file->fd, rep);
+	err = reply_attr(op, file->fd, rep);
 	file_put(file);
 	return err;
 }
@@ -276,6 +292,7 @@ static int set_attributes(struct file *file, const struct request *rq)
 static int op_setattr(struct op_ctx *op)
 {
 	struct wfs_attr *rep = (void *)op->rep->body;
+	struct change ch;
 	struct file *file;
 	int err, err2;
 
@@ -285,9 +302,10 @@ static int op_setattr(struct op_ctx *op)
 		err = file_get(op->cred, &op->rq->fh, &file);
 	if (err)
 		return err;
+	change_begin(&ch, file->fd, op->session);
 	err = cred_assume(op->cred, op->rq) ?: set_attributes(file, op->rq);
 	/* Some of it may have been done before the error. */
-	err2 = reply_changed(file->fd, rep);
+	err2 = reply_change(op, &ch, file->fd, rep);
 	op->rep->body_len = sizeof(*rep);
 	file_put(file);
 	return err ? err : err2;
@@ -312,7 +330,7 @@ static int op_access(struct op_ctx *op)
 	rep->mask = htole32(granted);
 	rep->reserved = 0;
 	op->rep->body_len = sizeof(*rep);
-	err = reply_attr(file->fd, &rep->attr);
+	err = reply_attr(op, file->fd, &rep->attr);
 	file_put(file);
 	return err;
 }
@@ -376,7 +394,7 @@ static int finish_open(struct op_ctx *op, const struct wfs_fh *fh, int fd, struc
 	}
 	if (changed)
 		change_stamp(&stx);
-	attr_fill(&stx, attr);
+	attr_fill(&stx, op->session, attr);
 	handle_with_rights(fh, open_rights(op->rq->flags), io);
 	file = file_insert(io, fd);
 	if (!file)
@@ -483,8 +501,8 @@ static int op_create(struct op_ctx *op)
 		err = fd;
 		goto out;
 	}
-	err = created ? reply_changed(dir->fd, &rep->dir.attr) :
-			reply_attr(dir->fd, &rep->dir.attr);
+	err = created ? reply_changed(op, dir->fd, &rep->dir.attr) :
+			reply_attr(op, dir->fd, &rep->dir.attr);
 	if (!err)
 		err = handle_from_fd(fd, 0, &rep->entry.fh);
 	if (!err)
@@ -644,36 +662,42 @@ static int sync_result(struct op_ctx *op, int err)
 int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos,
 		bool dsync)
 {
-	int err = cred_assume(op->cred, op->rq);
+	struct wfs_write_rep *rep = (void *)op->rep->body;
+	int err = cred_assume(op->cred, op->rq), err2;
+	struct change ch;
 
 	if (err)
 		return err;
+	change_begin(&ch, file->fd, op->session);
 	while (len) {
 		struct iovec iov = { (void *)buf, len };
 		ssize_t n = pwritev2(file->fd, &iov, 1, pos, dsync ? RWF_DSYNC : 0);
 
-		if (n < 0)
-			return dsync ? sync_result(op, -errno) : -errno;
-		if (!n)
-			return -EIO;
+		if (n <= 0) {
+			err = n ? -errno : -EIO;
+			break;
+		}
 		buf = (const char *)buf + n;
 		len -= n;
 		pos += n;
 		stat_add(&stats.bytes_written, n);
 	}
-	return 0;
+	err2 = reply_change(op, &ch, file->fd, &rep->attr);
+	if (err && dsync)
+		sync_result(op, err);
+	return err ? err : err2;
 }
 
-int write_done(struct op_ctx *op, struct file *file, bool sync)
+/* @verifier: from before the first piece, so that what was lost since shows in the next one. */
+int write_done(struct op_ctx *op, struct file *file, bool sync, uint64_t verifier)
 {
 	struct wfs_write_rep *rep = (void *)op->rep->body;
 
-	/* First, so that what is lost from here on shows in the next verifier. */
-	rep->verifier = htole64(verifier_get());
+	rep->verifier = htole64(verifier);
 	if (sync && fdatasync(file->fd))
 		return sync_result(op, -errno);
 	op->rep->body_len = sizeof(*rep);
-	return reply_changed(file->fd, &rep->attr);
+	return 0;
 }
 
 static int sync_file(struct op_ctx *op, struct file *file)
@@ -706,14 +730,18 @@ static int op_commit(struct op_ctx *op)
 	err = file_get(op->cred, &op->rq->fh, &file);
 	if (err)
 		return err;
-	rep->verifier = htole64(verifier_get());
 	cred_root(op->cred);
 	if (op->rq->flags & WFS_COMMIT_ALL)
 		err = sync_result(op, syncfs(cfg.root_fd) ? -errno : 0);
 	else
 		err = sync_file(op, file);
+	/*
+	 * Afterwards: the kernel tells of lost data once for each open file, so another COMMIT may
+	 * have been told what this one was not.
+	 */
+	rep->verifier = htole64(verifier_get());
 	if (!err)
-		err = reply_attr(file->fd, &rep->attr);
+		err = reply_attr(op, file->fd, &rep->attr);
 	op->rep->body_len = sizeof(*rep);
 	file_put(file);
 	return err;
@@ -756,12 +784,12 @@ static int op_make(struct op_ctx *op)
 	err = make_node(dir->fd, rq);
 	if (err)
 		goto out;
-	err = reply_changed(dir->fd, &rep->dir.attr);
+	err = reply_changed(op, dir->fd, &rep->dir.attr);
 	fd = open_in(dir->fd, rq->name, O_PATH);
 	if (fd < 0)
 		err = fd;
 	else
-		err = reply_entry(fd, &rep->entry) ?: err;
+		err = reply_entry(op, fd, &rep->entry) ?: err;
 	op->rep->body_len = sizeof(*rep);
 out:
 	replay_done(op, err);
@@ -776,7 +804,8 @@ static int op_link(struct op_ctx *op)
 	const struct request *rq = op->rq;
 	struct statx was, there;
 	struct file *file, *dir;
-	int err, none;
+	struct change ch;
+	int err, err2, none;
 
 	err = file_get(op->cred, &rq->fh, &file);
 	if (err)
@@ -785,15 +814,17 @@ static int op_link(struct op_ctx *op)
 	if (err)
 		goto out_file;
 	change_lock_dirs(&rq->fh2, NULL);
+	change_begin(&ch, file->fd, op->session);
 	err = reply_pre(dir->fd, &rep->dir) ?: stat_fd(file->fd, &was);
 	if (!err && !stat_name(dir->fd, rq->name, &there, &none) && none == -ENOENT)
 		replay_intent(op, (__le64[2]){ rep->dir.pre_change }, &was);
 	if (!err && linkat(cfg.proc_fd, fd_path(file->fd).s, dir->fd, rq->name, AT_SYMLINK_FOLLOW))
 		err = -errno;
 	if (!err)
-		err = reply_changed(dir->fd, &rep->dir.attr);
+		err = reply_changed(op, dir->fd, &rep->dir.attr);
+	err2 = reply_change(op, &ch, file->fd, &rep->attr);
 	if (!err)
-		err = reply_changed(file->fd, &rep->attr);
+		err = err2;
 	op->rep->body_len = sizeof(*rep);
 	replay_done(op, err);
 	change_unlock_dirs(&rq->fh2, NULL);
@@ -857,7 +888,7 @@ static int op_unlink(struct op_ctx *op)
 	if (unlinkat(dir->fd, rq->name, rq->op == WFS_OP_RMDIR ? AT_REMOVEDIR : 0))
 		err = -errno;
 	else
-		err = reply_changed(dir->fd, &rep->dir.attr);
+		err = reply_changed(op, dir->fd, &rep->dir.attr);
 	op->rep->body_len = sizeof(*rep);
 out:
 	replay_done(op, err);
@@ -896,8 +927,8 @@ static int op_rename(struct op_ctx *op)
 	if (renameat2(from->fd, rq->name, to->fd, rq->name2, rq->flags))
 		err = -errno;
 	else
-		err = reply_changed(from->fd, &rep->old_dir.attr) ?:
-		      reply_changed(to->fd, &rep->new_dir.attr);
+		err = reply_changed(op, from->fd, &rep->old_dir.attr) ?:
+		      reply_changed(op, to->fd, &rep->new_dir.attr);
 	/* There may be one directory: then the second look is the valid one for both. */
 	if (!err && !memcmp(&rq->fh, &rq->fh2, sizeof(rq->fh)))
 		rep->old_dir = rep->new_dir;
@@ -1045,8 +1076,9 @@ static int op_setxattr(struct op_ctx *op)
 	struct wfs_attr *rep = (void *)op->rep->body;
 	const struct request *rq = op->rq;
 	struct fd_path path;
+	struct change ch;
 	struct file *file;
-	int err;
+	int err, err2;
 
 	if (!xattr_allowed(rq->name))
 		return -EOPNOTSUPP;
@@ -1058,14 +1090,16 @@ static int op_setxattr(struct op_ctx *op)
 	if ((rq->op == WFS_OP_REMOVEXATTR || rq->flags == XATTR_CREATE) &&
 	    (getxattr(path.s, rq->name, NULL, 0) < 0) == (rq->op == WFS_OP_SETXATTR))
 		replay_intent(op, NULL, NULL);
+	change_begin(&ch, file->fd, op->session);
 	if (rq->op == WFS_OP_SETXATTR)
 		err = setxattr(path.s, rq->name, op->data, rq->data_len, rq->flags);
 	else
 		err = removexattr(path.s, rq->name);
 	if (err)
 		err = -errno;
-	else
-		err = reply_changed(file->fd, rep);
+	err2 = reply_change(op, &ch, file->fd, rep);
+	if (!err)
+		err = err2;
 	op->rep->body_len = sizeof(*rep);
 	file_put(file);
 	return err;

@@ -17,8 +17,9 @@ int op_allocate(struct op_ctx *op)
 {
 	struct wfs_write_rep *rep = (void *)op->rep->body;
 	const struct request *rq = op->rq;
+	struct change ch;
 	struct file *file;
-	int err;
+	int err, err2;
 
 	_Static_assert(WFS_ALLOC_KEEP_SIZE == FALLOC_FL_KEEP_SIZE &&
 		       WFS_ALLOC_PUNCH_HOLE == FALLOC_FL_PUNCH_HOLE &&
@@ -29,10 +30,12 @@ int op_allocate(struct op_ctx *op)
 	/* First, so that what is lost from here on shows in the next verifier. */
 	rep->verifier = htole64(verifier_get());
 	err = cred_assume(op->cred, rq);
+	change_begin(&ch, file->fd, op->session);
 	if (!err && fallocate(file->fd, rq->mode, rq->offset, rq->len))
 		err = -errno;
+	err2 = reply_change(op, &ch, file->fd, &rep->attr);
 	if (!err)
-		err = reply_changed(file->fd, &rep->attr);
+		err = err2;
 	op->rep->body_len = sizeof(*rep);
 	file_put(file);
 	return err;
@@ -66,8 +69,9 @@ int op_copy(struct op_ctx *op)
 	const struct request *rq = op->rq;
 	off_t in = rq->offset, out = rq->to_offset;
 	struct file *from, *to;
+	struct change ch;
 	ssize_t n = 0;
-	int err;
+	int err, err2;
 
 	err = file_get(op->cred, &rq->fh, &from);
 	if (err)
@@ -82,12 +86,13 @@ int op_copy(struct op_ctx *op)
 	err = cred_assume(op->cred, rq);
 	if (err)
 		goto out_to;
+	change_begin(&ch, to->fd, op->session);
 	n = copy_file_range(from->fd, &in, to->fd, &out, MIN(rq->len, COPY_MAX), 0);
 	if (n < 0)
 		err = -errno;
-	else
-		err = n ? reply_changed(to->fd, &rep->wrote.attr) :
-			  reply_attr(to->fd, &rep->wrote.attr);
+	err2 = reply_change(op, &ch, to->fd, &rep->wrote.attr);
+	if (!err)
+		err = err2;
 	rep->copied = htole64(n);
 	op->rep->body_len = sizeof(*rep);
 out_to:

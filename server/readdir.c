@@ -109,7 +109,7 @@ static bool is_dot(const char *name)
 }
 
 /* Best effort: an entry may be gone, or a mount, or not ours to look up. */
-static bool fill_plus(int dirfd, const char *name, struct wfs_entry *entry)
+static bool fill_plus(struct op_ctx *op, int dirfd, const char *name, struct wfs_entry *entry)
 {
 	int fd = open_in(dirfd, name, O_PATH);
 	struct statx stx;
@@ -117,13 +117,13 @@ static bool fill_plus(int dirfd, const char *name, struct wfs_entry *entry)
 
 	if (fd < 0)
 		return false;
-	err = setup_entry(fd, entry, &stx);
+	err = setup_entry(fd, op->session, entry, &stx);
 	close(fd);
 	return !err;
 }
 
 /* One entry, at @to; returns its end. */
-static char *put_entry(int dirfd, const struct dirent64 *d, bool plus, char *to)
+static char *put_entry(struct op_ctx *op, int dirfd, const struct dirent64 *d, bool plus, char *to)
 {
 	struct wfs_dirent e = {
 		.cookie = htole64(d->d_off),
@@ -134,7 +134,7 @@ static char *put_entry(int dirfd, const struct dirent64 *d, bool plus, char *to)
 	char *p = to + sizeof(e);
 
 	e.name_len = htole16(len);
-	if (plus && !is_dot(d->d_name) && fill_plus(dirfd, d->d_name, (void *)p)) {
+	if (plus && !is_dot(d->d_name) && fill_plus(op, dirfd, d->d_name, (void *)p)) {
 		e.plus = 1;
 		p += sizeof(struct wfs_entry);
 	}
@@ -182,7 +182,7 @@ static int fill_entries(struct op_ctx *op, int fd, uint64_t *cookie, bool *eof)
 
 			if (d->d_off <= 0)	/* the protocol can't say it */
 				return -EOVERFLOW;
-			to = put_entry(fd, d, plus, to);
+			to = put_entry(op, fd, d, plus, to);
 			*cookie = d->d_off;
 			p += d->d_reclen;
 		}

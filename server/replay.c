@@ -302,7 +302,7 @@ static int dir_now(const struct record *rec, unsigned int i, int fd, struct wfs_
 
 	dc->pre_change = rec->pre[i];
 	if (!err)
-		attr_fill(&stx, &dc->attr);
+		attr_fill(&stx, NULL, &dc->attr);
 	return err;
 }
 
@@ -313,7 +313,7 @@ static int entry_now(const struct record *rec, int dirfd, struct wfs_entry *entr
 
 	if (fd < 0)
 		return fd;
-	err = setup_entry(fd, entry, &stx);
+	err = setup_entry(fd, NULL, entry, &stx);
 	close(fd);
 	return err;
 }
@@ -363,7 +363,7 @@ static int make_reply(struct record *rec, int fd, int fd2)
 		rec->body_len = sizeof(rep->attr);
 		err = stat_fd(fd, &stx);
 		if (!err)
-			attr_fill(&stx, &rep->attr);
+			attr_fill(&stx, NULL, &rep->attr);
 		return err;
 	}
 }

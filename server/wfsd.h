@@ -273,8 +273,16 @@ void lock_session_end(struct session *s);
 /* ---- change.c ---- */
 
 void change_init(void);
+/* A change of an inode by a session; @ino, @epoch: its entry in the table. */
+struct change {
+	uint64_t	ino, epoch;
+	uint64_t	run, run_base;
+};
+
 void change_stamp(const struct statx *stx);
-uint64_t change_value(const struct statx *stx, uint32_t *flags);
+void change_begin(struct change *ch, int fd, const struct session *s);
+int change_end(struct change *ch, int fd, struct statx *stx);
+void change_fill(const struct statx *stx, const struct session *s, struct wfs_attr *a);
 void change_lock_dirs(const struct wfs_fh *a, const struct wfs_fh *b);
 void change_unlock_dirs(const struct wfs_fh *a, const struct wfs_fh *b);
 
@@ -327,19 +335,20 @@ int op_run(struct op_ctx *op);
 bool op_slow(const struct request *rq);		/* known to take long */
 int write_open(struct op_ctx *op, struct file **file);
 int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos,
-		bool dsync);
-int write_done(struct op_ctx *op, struct file *file, bool fdatasync);
+		bool dsync);	/* leaves the attributes in the reply */
+int write_done(struct op_ctx *op, struct file *file, bool fdatasync, uint64_t verifier);
 
 int get_file(struct op_ctx *op, const struct wfs_fh *fh, struct file **file);
-int reply_attr(int fd, struct wfs_attr *attr);
-int reply_changed(int fd, struct wfs_attr *attr);
+int reply_attr(struct op_ctx *op, int fd, struct wfs_attr *attr);
+int reply_changed(struct op_ctx *op, int fd, struct wfs_attr *attr);
+int reply_change(struct op_ctx *op, struct change *ch, int fd, struct wfs_attr *attr);
 int stat_fd(int fd, struct statx *stx);
 int access_fd(int fd, int mask);
-void attr_fill(const struct statx *stx, struct wfs_attr *attr);
+void attr_fill(const struct statx *stx, const struct session *s, struct wfs_attr *attr);
 unsigned int open_rights(uint32_t flags);
 int open_in(int dirfd, const char *name, int flags);
 int open_file_of(int fd, int flags);		/* opens again what an O_PATH fd stands for */
-int setup_entry(int fd, struct wfs_entry *entry, struct statx *stx);
+int setup_entry(int fd, const struct session *s, struct wfs_entry *entry, struct statx *stx);
 
 /* ---- readdir.c ---- */
 
@@ -402,6 +411,7 @@ enum conn_state {
  * @sending: the same for the output
  * @in: bytes received and not yet used, only while there are some
  * @pay_left: bytes of payload that are to come for the request at @in_start; 0 when in no payload
+ * @pay_verifier: WRITE: the verifier from before its first piece
  */
 struct conn {
 	struct loop		*loop;
@@ -426,7 +436,7 @@ struct conn {
 
 	char			*in;
 	uint32_t		in_start, in_end;
-	uint64_t		pay_left, pay_done;
+	uint64_t		pay_left, pay_done, pay_verifier;
 	int			pay_err;
 	struct file		*pay_file;
 	char			*pay_blob;
