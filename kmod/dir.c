@@ -113,7 +113,7 @@ static int wfs_d_revalidate(WFS_D_REVALIDATE_ARGS struct dentry *dentry, unsigne
 			return -ECHILD;
 		if (!inode && (flags & (LOOKUP_CREATE | LOOKUP_RENAME_TARGET)))
 			return -ECHILD;
-		if (flags & (LOOKUP_EXCL | LOOKUP_REVAL))
+		if ((flags & (LOOKUP_EXCL | LOOKUP_REVAL)) || (!inode && (flags & LOOKUP_OPEN)))
 			return -ECHILD;
 		if (!wfs_attr_fresh(dir) || READ_ONCE(dentry->d_time) != wfs_dir_gen(dir))
 			return -ECHILD;
@@ -127,7 +127,8 @@ static int wfs_d_revalidate(WFS_D_REVALIDATE_ARGS struct dentry *dentry, unsigne
 	/* the name is about to be made: the request that makes it looks */
 	if (!inode && (flags & (LOOKUP_CREATE | LOOKUP_RENAME_TARGET)))
 		goto out;
-	err = wfs_revalidate(dir, false);
+	/* close-to-open: who opens a name sees that it was made */
+	err = wfs_revalidate(dir, !inode && (flags & LOOKUP_OPEN));
 	if (err) {
 		valid = err == -ESTALE ? 0 : err;
 		goto out;

@@ -495,7 +495,7 @@ again:
 	}
 	ret = 0;
 	if (excl && (iocb->ki_flags & IOCB_APPEND))
-		ret = wfs_revalidate(inode, true);
+		ret = wfs_revalidate_end(inode);
 	if (!ret)
 		ret = generic_write_checks(iocb, iter);
 	if (ret <= 0)

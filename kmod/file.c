@@ -96,6 +96,7 @@ int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh 
 static int wfs_open(struct inode *inode, struct file *file)
 {
 	u32 flags = wfs_open_flags(file->f_flags);
+	struct dentry *dentry = file_dentry(file);
 	struct wfs_fh io;
 	int err;
 
@@ -106,6 +107,12 @@ static int wfs_open(struct inode *inode, struct file *file)
 	}
 	if (err)
 		return err;
+	/* close-to-open: somebody else's rename may have put another file here.  The VFS looks again for ESTALE. */
+	if (!inode->i_nlink && !d_unhashed(dentry) && !d_mountpoint(dentry)) {
+		d_drop(dentry);
+		wfs_send_close(wfs_sess(inode->i_sb), &io, file->f_cred);
+		return -ESTALE;
+	}
 	file->f_mode |= FMODE_CAN_ODIRECT | FMODE_NOWAIT;
 	err = wfs_file_attach(inode, file, &io, flags & WFS_OPEN_READ);
 	if (err)
@@ -135,6 +142,16 @@ static int wfs_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
+/* What writing has failed with since this file was last told.  Lost data may be forgotten then. */
+static int wfs_report_error(struct file *file)
+{
+	int err = file_check_and_advance_wb_err(file);
+
+	if (err)
+		clear_bit(WFS_INO_LOST_DATA, &WFS_I(file_inode(file))->flags);
+	return err;
+}
+
 /* close(2): what was written is on the server, or that it is not is told here. */
 static int wfs_file_flush(struct file *file, fl_owner_t id)
 {
@@ -146,7 +163,10 @@ static int wfs_file_flush(struct file *file, fl_owner_t id)
 	err = wfs_flush(inode);
 	if (!err)
 		err = wfs_settle(inode);
-	return file_check_and_advance_wb_err(file) ?: err;
+	/* a child that closes what it inherited must not take away what its parent's fsync has to report */
+	if (file_count(file) > 1)
+		return filemap_check_wb_err(inode->i_mapping, READ_ONCE(file->f_wb_err)) ?: err;
+	return wfs_report_error(file) ?: err;
 }
 
 static int wfs_fsync(struct file *file, loff_t start, loff_t end, int datasync)
@@ -157,13 +177,14 @@ static int wfs_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 	err = wfs_flush(inode);
 	if (!err)
 		err = wfs_commit(inode, datasync);
-	wb_err = file_check_and_advance_wb_err(file);
+	wb_err = wfs_report_error(file);
 	return wb_err ?: err;
 }
 
 static ssize_t wfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
+	ssize_t ret;
 	int err;
 
 	if (iocb->ki_flags & IOCB_DIRECT)
@@ -176,7 +197,8 @@ static ssize_t wfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
 		if (err)
 			return err;
 	}
-	return generic_file_read_iter(iocb, to);
+	ret = generic_file_read_iter(iocb, to);
+	return ret == -EIO && test_bit(WFS_INO_GONE, &WFS_I(inode)->flags) ? -ESTALE : ret;
 }
 
 static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
@@ -201,8 +223,7 @@ static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 		return ret;
 	inode_lock(inode);
 	if (iocb->ki_flags & IOCB_APPEND) {
-		/* append to what is there now, as far as others show it */
-		ret = wfs_revalidate(inode, true);
+		ret = wfs_revalidate_end(inode);
 		if (ret)
 			goto out;
 	}

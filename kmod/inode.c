@@ -13,7 +13,7 @@ static void wfs_inode_once(void *p)
 
 	inode_init_once(&wi->inode);
 	spin_lock_init(&wi->lock);
-	mutex_init(&wi->commit_mutex);
+	INIT_LIST_HEAD(&wi->uncommitted);
 	mutex_init(&wi->inval_mutex);
 	init_rwsem(&wi->range_sem);
 }
@@ -41,6 +41,7 @@ struct inode *wfs_alloc_inode(struct super_block *sb)
 	wi->flags = 0;
 	wi->change = 0;
 	wi->racy = true;
+	wi->run = 0;
 	wi->attr_time = jiffies;
 	wi->attr_timeo = 0;
 	wi->attr_start = 0;
@@ -68,6 +69,7 @@ void wfs_evict_inode(struct inode *inode)
 
 	truncate_inode_pages_final(&inode->i_data);
 	clear_inode(inode);
+	wfs_evict_uncommitted(inode);
 	if (wi->write_cred)
 		put_cred(wi->write_cred);
 	if (wi->access_cred)
@@ -98,17 +100,29 @@ static unsigned long wfs_ac(const struct inode *inode, bool max)
  * @from: what kind of request told it
  *
  * Size, times and change of a file with unwritten data are ours, not the server's, until the data is written.
+ *
+ * A reply to a change of ours shows it, and hides whether somebody else changed the inode too since we looked
+ * last.  The run tells: it is the one that we know, or it began where we looked; else what is cached is old.
  */
 void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 start, enum wfs_attr_from from)
 {
-	bool ours = from == WFS_ATTR_OURS || from == WFS_ATTR_WROTE;
+	bool ours = from >= WFS_ATTR_OURS;
+	bool regular = S_ISREG(inode->i_mode);
 	struct wfs_inode *wi = WFS_I(inode);
-	bool changed, busy;
+	bool changed, others, busy;
 
 	spin_lock(&wi->lock);
-	if (!ours && start < wi->attr_start)
+	changed = wi->change != attr->change ||
+		  (wi->racy && (from == WFS_ATTR_OPENED || S_ISDIR(inode->i_mode)));
+	others = changed && from != WFS_ATTR_DIR &&
+		 !(attr->run && (attr->run == wi->run || (!wi->racy && attr->run_base == wi->change)));
+	if (!ours && start < wi->attr_start) {
+		/* the answer to an older question, but not to be dropped unseen: ask again */
+		if (others && regular)
+			set_bit(WFS_INO_STALE_ATTR, &wi->flags);
 		goto out;
-	busy = S_ISREG(inode->i_mode) && (wi->writers || wfs_is_dirty(inode));
+	}
+	busy = regular && (wi->writers || wfs_is_dirty(inode));
 
 	inode->i_mode = attr->mode;
 	inode->i_uid = make_kuid(&init_user_ns, attr->uid);
@@ -122,24 +136,21 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 	if (ours || !busy) {
 		inode_set_mtime_to_ts(inode, attr->mtime);
 		inode_set_ctime_to_ts(inode, attr->ctime);
+		wi->change = attr->change;
+		wi->racy = attr->flags & WFS_ATTR_RACY;
+		wi->run = attr->run;
 	}
-	if ((!ours || !S_ISREG(inode->i_mode)) && !busy && i_size_read(inode) != attr->size) {
+	if ((!ours || !regular) && !busy && i_size_read(inode) != attr->size) {
 		/* what is cached behind the end must not show when the file grows again */
 		if (attr->size < i_size_read(inode) && inode->i_mapping->nrpages)
 			set_bit(WFS_INO_STALE_DATA, &wi->flags);
 		i_size_write(inode, attr->size);
 	}
-
-	changed = wi->change != attr->change ||
-		  (wi->racy && (from == WFS_ATTR_OPENED || S_ISDIR(inode->i_mode)));
 	/* what we do to names in a directory leaves its ACLs alone; of others' doing wfs_update_dir() knows */
 	if (changed && !(ours && S_ISDIR(inode->i_mode)))
 		forget_all_cached_acls(inode);
-	if (ours || !busy) {
-		wi->change = attr->change;
-		wi->racy = attr->flags & WFS_ATTR_RACY;
-	}
-	if (changed && !ours && !busy) {
+	if (others) {
+		/* what is cached and dirty is kept: it is written before the rest is dropped */
 		if (S_ISDIR(inode->i_mode))
 			WRITE_ONCE(wi->dir_gen, atomic_long_inc_return(&wfs_gen));
 		else if (inode->i_mapping->nrpages)
@@ -152,7 +163,11 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 		wi->attr_timeo = clamp(2 * wi->attr_timeo, wfs_ac(inode, false), wfs_ac(inode, true));
 	wi->attr_time = jiffies;
 	wi->attr_start = ours ? ktime_get_ns() : start;
-	clear_bit(WFS_INO_STALE_ATTR, &wi->flags);
+	/* after a change of somebody else the size is not the cached one, until it is taken over */
+	if (!regular || !(ours || busy))
+		clear_bit(WFS_INO_STALE_ATTR, &wi->flags);
+	else if (others)
+		set_bit(WFS_INO_STALE_ATTR, &wi->flags);
 out:
 	spin_unlock(&wi->lock);
 }
@@ -175,6 +190,8 @@ int wfs_update_attr_wire(struct inode *inode, const struct wfs_attr *wire, u64 s
 	if ((inode->i_mode ^ attr.mode) & S_IFMT)
 		return -ESTALE;
 	wfs_update_attr(inode, &attr, start, from);
+	if ((from == WFS_ATTR_OURS || from == WFS_ATTR_DIR) && !READ_ONCE(wfs_sess(inode->i_sb)->changed))
+		WRITE_ONCE(wfs_sess(inode->i_sb)->changed, true);
 	return 0;
 }
 
@@ -196,7 +213,7 @@ int wfs_update_dir(struct inode *dir, const struct wfs_dir_change *dc, u64 start
 		forget_all_cached_acls(dir);
 	}
 	spin_unlock(&wi->lock);
-	return wfs_update_attr_wire(dir, &dc->attr, start, WFS_ATTR_OURS);
+	return wfs_update_attr_wire(dir, &dc->attr, start, WFS_ATTR_DIR);
 }
 
 struct wfs_iget_key {
@@ -386,7 +403,26 @@ int wfs_revalidate_mapping(struct inode *inode)
 	clear_bit(WFS_INO_DROPPING, &wi->flags);
 	mutex_unlock(&wi->inval_mutex);
 	/* busy: somebody writes to it through a mapping just now; what is shared so is not coherent anyway */
-	return err == -EBUSY ? 0 : err;
+	if (err && err != -EBUSY)
+		return err;
+	/* with unwritten data there was no telling the size */
+	return wfs_revalidate(inode, false);
+}
+
+/**
+ * wfs_revalidate_end - learn where a file ends now, as far as others show it, to append to it
+ * @inode: a regular file, i_rwsem held
+ *
+ * Return: 0 or a negative errno.
+ */
+int wfs_revalidate_end(struct inode *inode)
+{
+	int err = wfs_revalidate(inode, true);
+
+	/* unwritten data of ours goes first: only then is there one size */
+	if (!err && wfs_data_stale(inode))
+		err = wfs_revalidate_mapping(inode);
+	return err;
 }
 
 void wfs_begin_write(struct inode *inode)

@@ -4,8 +4,8 @@
  *
  * Lock order, outermost first:
  *
- *	inode->i_rwsem > wfs_inode.range_sem > wfs_inode.inval_mutex, wfs_inode.commit_mutex > mapping->invalidate_lock > folio lock > wfs_session.hello_mutex >
- *	wfs_conn.send_mutex > socket lock > wfs_conn.lock, wfs_inode.lock
+ *	inode->i_rwsem > wfs_inode.range_sem > wfs_inode.inval_mutex > mapping->invalidate_lock > folio lock > wfs_session.hello_mutex >
+ *	wfs_conn.send_mutex > socket lock > wfs_conn.lock, wfs_session.uncommitted_lock > wfs_inode.lock
  */
 #ifndef _WFS_INTERNAL_H
 #define _WFS_INTERNAL_H
@@ -364,7 +364,11 @@ struct wfs_op_stats {
  * @wb_lock: protects @wb_phase and @wb_count
  * @wb_phase: 0 or 1: where a WRITE of writeback that is submitted now is counted
  * @wb_count: WRITEs of writeback that have no reply yet
- * @wrote: data was written that no sync(2) covers yet
+ * @changed: something was changed that no sync(2) covers yet
+ * @uncommitted_lock: protects @uncommitted and, with wfs_inode.lock, WFS_INO_UNCOMMITTED
+ * @uncommitted: inodes with data that the server has and that is not on its disk
+ * @commit_seq: counts COMMITs
+ * @commit_work: a COMMIT of all, when there is such data for long
  * @debugfs: the mount's directory
  * @rcu: to free it
  */
@@ -394,7 +398,11 @@ struct wfs_session {
 	spinlock_t		wb_lock;
 	unsigned int		wb_phase;
 	unsigned int		wb_count[2];
-	bool			wrote;
+	bool			changed;
+	spinlock_t		uncommitted_lock;
+	struct list_head	uncommitted;
+	atomic64_t		commit_seq;
+	struct delayed_work	commit_work;
 	struct dentry		*debugfs;
 	struct rcu_head		rcu;
 };
@@ -430,10 +438,11 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
 /* wfs_inode.flags */
 #define WFS_INO_STALE_DATA	0	/* the page cache may be older than the file: drop it before the next use */
 #define WFS_INO_STALE_ATTR	1	/* the attributes may be older than the file */
-#define WFS_INO_LOST_DATA	2	/* data that was not committed is gone: the server machine restarted */
-#define WFS_INO_UNCOMMITTED	3	/* @verifier is that of data not committed yet */
+#define WFS_INO_LOST_DATA	2	/* data that was not committed is gone, and nobody was told yet */
+#define WFS_INO_UNCOMMITTED	3	/* on wfs_session.uncommitted */
 #define WFS_INO_UNSETTLED	4	/* written to since the attributes were asked for */
 #define WFS_INO_DROPPING	5	/* the page cache is being dropped: wait for inval_mutex */
+#define WFS_INO_GONE		6	/* reading was answered with ESTALE */
 
 /**
  * struct wfs_inode - an inode
@@ -443,6 +452,7 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @lock: protects what follows, and i_size against updates from the server while @writers is not 0
  * @change: the change attribute that the page cache, or a directory's dentries, belong to
  * @racy: @change does not tell the next change from this one
+ * @run: the run of our own changes that @change belongs to, or 0
  * @attr_time: jiffies when the attributes were found valid
  * @attr_timeo: jiffies that they stay valid
  * @attr_start: replies of requests that were submitted before (ktime_get_ns()) say nothing new
@@ -452,10 +462,11 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @btime: birth time, tv_nsec -1 when the export has none
  * @write_io: I/O handle with the right to write, for writeback; len 0 when there was none
  * @write_cred: who got it
- * @verifier: the server's when it took the oldest data that is not committed
+ * @uncommitted: on wfs_session.uncommitted
+ * @verifier: the server's when it took the data that is not committed
+ * @uncommitted_seq: wfs_session.commit_seq when it took the last of it
  * @access_cred, @access_time, @access_mask: what the server said that this user may do (squashed root)
  * @dir_gen: directories: a dentry whose d_time differs has to be looked up again
- * @commit_mutex: one COMMIT at a time
  * @inval_mutex: held while the page cache is dropped
  * @range_sem: files: held for writing while the server changes a range, for reading while a mapping makes a
  *	page dirty; the latter with mmap_lock held
@@ -469,6 +480,7 @@ struct wfs_inode {
 	spinlock_t		lock;
 	u64			change;
 	bool			racy;
+	u64			run;
 	unsigned long		attr_time;
 	unsigned long		attr_timeo;
 	u64			attr_start;
@@ -478,13 +490,14 @@ struct wfs_inode {
 	struct timespec64	btime;
 	struct wfs_fh		write_io;
 	const struct cred	*write_cred;
+	struct list_head	uncommitted;
 	u64			verifier;
+	u64			uncommitted_seq;
 	const struct cred	*access_cred;
 	unsigned long		access_time;
 	u32			access_mask;
 
 	unsigned long		dir_gen;
-	struct mutex		commit_mutex;
 	struct mutex		inval_mutex;
 	struct rw_semaphore	range_sem;
 	struct work_struct	put_work;
@@ -499,8 +512,9 @@ static inline struct wfs_inode *WFS_I(const struct inode *inode)
 enum wfs_attr_from {
 	WFS_ATTR_SEEN,		/* GETATTR, LOOKUP, ...: somebody else's changes show in it */
 	WFS_ATTR_OPENED,	/* OPEN: as SEEN, and data cached under a racy change can't be trusted */
-	WFS_ATTR_OURS,		/* SETATTR, LINK: the change is ours */
+	WFS_ATTR_OURS,		/* SETATTR, LINK: there is a change of ours in it */
 	WFS_ATTR_WROTE,		/* WRITE, COMMIT: ours, and the size is behind the cached one */
+	WFS_ATTR_DIR,		/* wfs_update_dir(): ours, and it has seen to the dentries */
 };
 
 int wfs_inode_init(void);
@@ -518,6 +532,7 @@ int wfs_update_attr_wire(struct inode *inode, const struct wfs_attr *wire, u64 s
 int wfs_update_dir(struct inode *dir, const struct wfs_dir_change *dc, u64 start);
 int wfs_revalidate(struct inode *inode, bool force);
 int wfs_revalidate_mapping(struct inode *inode);
+int wfs_revalidate_end(struct inode *inode);
 int wfs_settle(struct inode *inode);
 bool wfs_is_dirty(struct inode *inode);
 bool wfs_data_stale(struct inode *inode);
@@ -589,12 +604,19 @@ struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_file *wf
 extern const struct address_space_operations wfs_aops;
 int wfs_flush(struct inode *inode);
 int wfs_wait_writes(struct wfs_session *sess);
-int wfs_commit(struct inode *inode, bool datasync);
-int wfs_sync_fs(struct super_block *sb, int wait);
 void wfs_wrote(struct inode *inode, const struct wfs_write_rep *rep, u64 start);
 struct wfs_req *wfs_write_req(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred,
 			      u64 pos, gfp_t gfp);
 vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf);
+
+/* ---- commit.c: data that is on the server and not on its disk ---- */
+
+void wfs_commit_init(struct wfs_session *sess);
+void wfs_uncommitted(struct inode *inode, u64 verifier);
+void wfs_evict_uncommitted(struct inode *inode);
+int wfs_commit(struct inode *inode, bool datasync);
+int wfs_sync_fs(struct super_block *sb, int wait);
+int wfs_write_inode(struct inode *inode, struct writeback_control *wbc);
 
 /* ---- pagecache.c: waiting for folios, killable ---- */
 

@@ -500,6 +500,8 @@ void wfs_decode_attr(const struct wfs_attr *wire, struct wfs_iattr *attr)
 	attr->size = le64_to_cpu(wire->size);
 	attr->blocks = le64_to_cpu(wire->blocks);
 	attr->change = le64_to_cpu(wire->change);
+	attr->run = le64_to_cpu(wire->run);
+	attr->run_base = le64_to_cpu(wire->run_base);
 	attr->atime = wfs_decode_time(wire->atime_sec, wire->atime_nsec);
 	attr->mtime = wfs_decode_time(wire->mtime_sec, wire->mtime_nsec);
 	attr->ctime = wfs_decode_time(wire->ctime_sec, wire->ctime_nsec);

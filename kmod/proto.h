@@ -15,6 +15,7 @@
  * @size: bytes, at most MAX_LFS_FILESIZE
  * @blocks: units of 512 bytes, at most MAX_LFS_FILESIZE
  * @change: differs when the file does; see @flags
+ * @run, @run_base: whose doing the last changes are, see struct wfs_attr
  * @atime, @mtime, @ctime, @btime: times; any seconds, 0 to 999999999 nanoseconds
  * @mode: type (one of the seven) and permissions
  * @nlink: links, any
@@ -27,6 +28,7 @@ struct wfs_iattr {
 	u64			size;
 	u64			blocks;
 	u64			change;
+	u64			run, run_base;
 	struct timespec64	atime, mtime, ctime, btime;
 	umode_t			mode;
 	u32			nlink;

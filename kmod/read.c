@@ -34,6 +34,10 @@ static void wfs_read_done(struct wfs_req *req)
 	size_t left = req->data_len;
 	unsigned int i;
 
+	/* the page cache knows no errors but EIO */
+	if (req->error == -ESTALE)
+		set_bit(WFS_INO_GONE, &WFS_I(page_folio(req->bvec[0].bv_page)->mapping->host)->flags);
+
 	for (i = 0; i < req->nr_bvec; i++) {
 		struct folio *folio = page_folio(req->bvec[i].bv_page);
 		size_t len = min_t(size_t, left, folio_size(folio));

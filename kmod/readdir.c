@@ -27,6 +27,11 @@ struct wfs_dir_file {
 
 static int wfs_dir_open(struct inode *inode, struct file *file)
 {
+	/* close-to-open; and a directory that is gone shows here, where the VFS looks for its successor */
+	int err = wfs_revalidate(inode, true);
+
+	if (err)
+		return err;
 	file->private_data = kzalloc(sizeof(struct wfs_dir_file), GFP_KERNEL);
 	return file->private_data ? 0 : -ENOMEM;
 }

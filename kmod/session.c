@@ -124,6 +124,7 @@ struct wfs_session *wfs_session_create(struct wfs_options *opt, struct fs_contex
 	mutex_init(&sess->hello_mutex);
 	mutex_init(&sess->wb_mutex);
 	spin_lock_init(&sess->wb_lock);
+	wfs_commit_init(sess);
 	init_waitqueue_head(&sess->wait);
 	INIT_DELAYED_WORK(&sess->timeout_work, wfs_timeout_work);
 	sess->id = ida_alloc(&wfs_session_ids, GFP_KERNEL);
@@ -241,6 +242,7 @@ void wfs_session_destroy(struct wfs_session *sess)
 	/* all at once: one may hold up another */
 	for (i = 0; i < sess->nr_conns; i++)
 		wfs_conn_close(sess->conns[i]);
+	cancel_delayed_work_sync(&sess->commit_work);
 	for (i = 0; i < sess->nr_conns; i++)
 		wfs_conn_destroy(sess->conns[i]);
 	if (sess->id != UINT_MAX)

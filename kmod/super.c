@@ -242,6 +242,7 @@ static void wfs_umount_begin(struct super_block *sb)
 static const struct super_operations wfs_super_ops = {
 	.alloc_inode	= wfs_alloc_inode,
 	.free_inode	= wfs_free_inode,
+	.write_inode	= wfs_write_inode,
 	.evict_inode	= wfs_evict_inode,
 	.put_super	= wfs_put_super,
 	.sync_fs	= wfs_sync_fs,

@@ -189,17 +189,8 @@ struct wfs_req *wfs_write_req(struct wfs_session *sess, const struct wfs_fh *io,
  */
 void wfs_wrote(struct inode *inode, const struct wfs_write_rep *rep, u64 start)
 {
-	u64 verifier = le64_to_cpu(rep->verifier);
-	struct wfs_inode *wi = WFS_I(inode);
-
-	spin_lock(&wi->lock);
-	if (!test_and_set_bit(WFS_INO_UNCOMMITTED, &wi->flags))
-		wi->verifier = verifier;
-	else if (wi->verifier != verifier)
-		set_bit(WFS_INO_LOST_DATA, &wi->flags);
-	spin_unlock(&wi->lock);
+	wfs_uncommitted(inode, le64_to_cpu(rep->verifier));
 	wfs_update_attr_wire(inode, &rep->attr, start, WFS_ATTR_WROTE);
-	WRITE_ONCE(wfs_sess(inode->i_sb)->wrote, true);
 }
 
 static void wfs_writeback_done(struct wfs_req *req)
@@ -441,105 +432,6 @@ int wfs_flush(struct inode *inode)
 			return err;
 	}
 	return wfs_wait_writeback(mapping, 0, ULONG_MAX);
-}
-
-/**
- * wfs_commit - bring what the server has to stable storage
- * @inode: file or directory
- * @datasync: the times may wait
- *
- * Return: 0 or a negative errno; data that is gone is in the mapping's error too.
- */
-int wfs_commit(struct inode *inode, bool datasync)
-{
-	bool regular = S_ISREG(inode->i_mode);
-	struct wfs_inode *wi = WFS_I(inode);
-	const struct wfs_commit_rep *rep;
-	struct wfs_commit_req *body;
-	bool uncommitted, lost;
-	struct wfs_req *req;
-	u64 verifier;
-	int err;
-
-	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_COMMIT, current_cred(), sizeof(*body), GFP_KERNEL);
-	if (!req)
-		return -ENOMEM;
-	body = req->body;
-	spin_lock(&wi->lock);
-	body->fh = regular && wi->write_io.len ? wi->write_io : wi->fh;
-	spin_unlock(&wi->lock);
-	body->flags = cpu_to_le32(datasync ? WFS_COMMIT_DATASYNC : 0);
-
-	err = mutex_lock_killable(&wi->commit_mutex);
-	if (err)
-		goto out;
-	spin_lock(&wi->lock);
-	uncommitted = test_and_clear_bit(WFS_INO_UNCOMMITTED, &wi->flags);
-	lost = test_and_clear_bit(WFS_INO_LOST_DATA, &wi->flags);
-	verifier = wi->verifier;
-	spin_unlock(&wi->lock);
-	clear_bit(WFS_INO_UNSETTLED, &wi->flags);
-
-	err = wfs_req_call(req);
-	if (!err) {
-		rep = (const void *)req->rep;
-		if (uncommitted && le64_to_cpu(rep->verifier) != verifier)
-			lost = true;
-		err = wfs_update_attr_wire(inode, &rep->attr, req->start,
-					   regular ? WFS_ATTR_WROTE : WFS_ATTR_SEEN);
-	} else {
-		spin_lock(&wi->lock);
-		if (uncommitted) {
-			if (test_and_set_bit(WFS_INO_UNCOMMITTED, &wi->flags) && wi->verifier != verifier)
-				lost = true;
-			wi->verifier = verifier;
-		}
-		spin_unlock(&wi->lock);
-		set_bit(WFS_INO_UNSETTLED, &wi->flags);
-	}
-	if (lost) {
-		/* the server machine restarted before the data was on its disk */
-		mapping_set_error(inode->i_mapping, -EIO);
-		err = -EIO;
-	}
-	mutex_unlock(&wi->commit_mutex);
-out:
-	wfs_req_put(req);
-	return err;
-}
-
-/**
- * wfs_sync_fs - sync(2), syncfs(2), umount: bring all that was written to stable storage
- * @sb: the mount
- * @wait: 0 for a first round, which waits for what is being written where that can be killed
- *
- * One request for all files, those that are not cached any more among them.
- */
-int wfs_sync_fs(struct super_block *sb, int wait)
-{
-	struct wfs_session *sess = wfs_sess(sb);
-	struct wfs_commit_req *body;
-	struct wfs_req *req;
-	int err;
-
-	/* what follows in the VFS waits without regard to signals; umount must not skip it, and is soft */
-	if (!wait)
-		return READ_ONCE(sess->umounting) ? 0 : wfs_wait_writes(sess);
-	if (!READ_ONCE(sess->wrote))
-		return 0;
-	req = wfs_req_alloc(sess, WFS_OP_COMMIT, current_cred(), sizeof(*body), GFP_KERNEL);
-	if (!req)
-		return -ENOMEM;
-	body = req->body;
-	/* umount has no dentries left when it comes here */
-	body->fh = sess->root_fh;
-	body->flags = cpu_to_le32(WFS_COMMIT_ALL);
-	WRITE_ONCE(sess->wrote, false);
-	err = wfs_req_call(req);
-	if (err)
-		WRITE_ONCE(sess->wrote, true);
-	wfs_req_put(req);
-	return err;
 }
 
 const struct address_space_operations wfs_aops = {
