@@ -3483,7 +3483,7 @@ def sent_again_attributes_ext4(s):
     sent_again_attributes(s)
 
 
-@test
+@test(args=["--lease", "5"])
 def sent_again_holds(s):
     c = conn(s)
     f = c.create(c.root, "f")
@@ -3510,6 +3510,7 @@ def sent_again_holds(s):
     a.close_io(io)
     with fails(errno.ESTALE):
         c.getattr(f.fh)
+    a.ok(SESSION, b_session(END))       # else it would be waited for after the restart
 
     # After a restart the holds are gone, and an OPEN or CLOSE that was done before and comes again counts.
     for op in (OPEN, CREATE):
@@ -3535,8 +3536,9 @@ def sent_again_holds(s):
         fh, io = (g.fh, rep.body[:FH]) if op == OPEN else (rep.body[:FH], rep.body[ENTRY:ENTRY + FH])
         check(c.getattr(fh).nlink, 0)
         a.close_io(io)
-        with fails(errno.ESTALE):
-            c.getattr(fh)
+        # For a while after a restart all that is deleted is kept.
+        until(lambda: c.call(GETATTR, fh).status == errno.ESTALE, 30, "it is gone")
+        a.ok(SESSION, b_session(END))
 
 
 @test
@@ -3697,6 +3699,173 @@ def request_under_way_is_waited_for(s):
     rep = waits.recv()
     check(rep.status, 0)
     check(rep.body[:FH], c.lookup(c.root, "new")[0])
+
+
+# ---- deleted files that are open ----
+
+def hidden(s):
+    """What there is under .wfsd."""
+    return [os.path.relpath(root + "/" + n, s.path(".wfsd"))
+            for root, dirs, files in os.walk(s.path(".wfsd")) for n in dirs + files]
+
+
+def nothing_is_left(s):
+    until(lambda: not os.path.lexists(s.path(".wfsd")), 30, ".wfsd is gone")
+
+
+def orphans_test(s):
+    c, other = conn(s), conn(s)
+    root_nlink = other.getattr(other.root).nlink
+    d = c.mkdir(c.root, "d", 0o777)[0]
+    made = []
+    for how in ("unlink", "rename"):
+        f = c.create(d, how)
+        c.write(f.io, 0, how.encode())
+        made.append((f, how))
+        if how == "unlink":
+            other.unlink(d, how)
+        else:
+            other.close_io(other.create(other.root, "x").io)
+            other.rename(other.root, "x", d, how)
+            other.unlink(d, how)
+    check(len([n for n in hidden(s) if "/" in n]), 2)
+    check(other.getattr(other.root).nlink, root_nlink + 1)
+
+    # Clients don't see where they are.
+    for flags in (PLUS, 0):
+        names = [e.name for e in c.readdir_all(c.root, 4096, flags)]
+        assert "d" in names and ".wfsd" not in names, names
+    with fails(errno.ENOENT):
+        c.lookup(c.root, ".wfsd", cred=ROOTCRED)
+    with fails(errno.ENOENT):
+        c.unlink(c.root, ".wfsd")
+    with fails(errno.ENOENT):
+        c.unlink(c.root, ".wfsd", RMDIR)
+    with fails(errno.ENOENT):
+        c.rename(c.root, ".wfsd", d, "x")
+    for fn in (lambda: c.create(c.root, ".wfsd"), lambda: c.mkdir(c.root, ".wfsd"),
+               lambda: c.make(MKNOD, c.root, ".wfsd", stat.S_IFREG), lambda: c.rename(c.root, "d", c.root, ".wfsd"),
+               lambda: c.make(SYMLINK, c.root, ".wfsd", target="x"), lambda: c.rename(c.root, ".wfsd", c.root, "d", 2),
+               lambda: c.link(made[0][0].fh, c.root, ".wfsd")):
+        with fails(errno.EACCES):
+            fn()
+    c.close_io(c.create(d, ".wfsd").io)
+    c.unlink(d, ".wfsd")
+
+    for restart in (None, s.stop, s.kill):
+        if restart:
+            c.close()
+            other.close()
+            restart()
+            s.start()
+            # Before anybody has claimed anything, nothing goes.
+            other = conn(s, session=other.session)
+            other.ok(SESSION, b_session(RECLAIMED))
+            for f, how in made:
+                check(other.getattr(f.fh).nlink, 0)
+            other.close_io(other.create(d, "late").io)
+            late = other.lookup(d, "late")[0]
+            other.unlink(d, "late")
+            check(other.getattr(late).nlink, 0)
+            c = conn(s, session=c.session)
+            check(c.session_flags, KNOWN | RECLAIM)
+            for f, how in made:
+                c.ok(SESSION, b_session(HOLD, f.io, 1))
+            c.ok(SESSION, b_session(RECLAIMED))
+        for f, how in made:
+            check(c.read(f.io, 0, 10), how.encode())
+            c.write(f.io, 0, how.encode())
+            check(c.getattr(f.io).nlink, 0)
+            with fails(errno.ENOENT):
+                c.link(f.fh, d, "again")
+            check(c.setattr(f.io, SET_SIZE, size=4).size, 4)
+            c.write(f.io, 0, how.encode())
+    time.sleep(12)      # what came late is kept for so long
+    with fails(errno.ESTALE):
+        other.getattr(late)
+    for f, how in made:
+        c.close_io(f.io)
+        with fails(errno.ESTALE):
+            c.read(f.io, 0, 1)
+    check(os.listdir(s.path("d")), [])
+    nothing_is_left(s)
+    check(other.getattr(other.root).nlink, root_nlink + 1)
+
+
+@test
+def deleted_files_survive_restarts_tmpfs(s):
+    orphans_test(s)
+
+
+@test(fs="ext4")
+def deleted_files_survive_restarts_ext4(s):
+    orphans_test(s)
+
+
+@test(args=["--lease", "2"])
+def deleted_files_go_with_their_session(s):
+    c, other = conn(s), conn(s)
+    a, b = c.create(c.root, "a"), c.create(c.root, "b")
+    ahold = other.open(a.fh, O_READ)
+    c.unlink(c.root, "a")
+    c.unlink(c.root, "b")
+    c.close()
+    until(lambda: c.session.hex() not in session_files(s), 30, "the session ends")
+    check(other.getattr(a.fh).nlink, 0, "another has it open")
+    with fails(errno.ESTALE):
+        other.getattr(b.fh)
+    other.close_io(ahold)
+    nothing_is_left(s)
+
+    # Nobody claims it; and what is no file of ours there goes too.
+    c = conn(s)
+    a = c.create(c.root, "a")
+    c.unlink(c.root, "a")
+    with open(s.path(".wfsd/") + [n for n in hidden(s) if "/" not in n][0] + "/junk", "w"):
+        pass
+    s.kill()
+    s.start()
+    c2 = conn(s)
+    check(c2.getattr(a.fh).nlink, 0)
+    nothing_is_left(s)
+    with fails(errno.ESTALE):
+        c2.getattr(a.fh)
+
+
+@test(args=["--no-root-squash"])
+def kept_only_when_the_last_link_goes(s):
+    c = conn(s, cred=ROOTCRED)
+    other = conn(s)
+    f = c.create(c.root, "f", mode=0o666)
+    c.link(f.fh, c.root, "g")
+    c.unlink(c.root, "f")
+    check(hidden(s), [])
+    check(c.getattr(f.fh).nlink, 1)
+    c.rename(c.root, "g", c.root, "g")
+    check(c.getattr(f.fh).nlink, 1)
+    # Who may not remove it leaves no trace.
+    os.chmod(s.dir, 0o755)
+    with fails(errno.EACCES):
+        other.unlink(c.root, "g")
+    os.chmod(s.dir, 0o1777)
+    with fails(errno.EPERM):
+        other.unlink(c.root, "g")
+    check([n for n in hidden(s) if "/" in n], [])
+    check(c.getattr(f.fh).nlink, 1)
+    check(os.stat(s.path("g")).st_nlink, 1)
+    # Nothing is kept for those who have it closed.
+    c.close_io(f.io)
+    c.unlink(c.root, "g")
+    check([n for n in hidden(s) if "/" in n], [])
+    nothing_is_left(s)
+    # Somebody else's directory of that name is not used; the file stays open all the same, as long as we live.
+    os.mkdir(s.path(".wfsd"), 0o777)
+    os.chown(s.path(".wfsd"), 1000, 1000)
+    f = c.create(c.root, "f")
+    c.unlink(c.root, "f")
+    check(hidden(s), [])
+    check(c.getattr(f.fh).nlink, 0)
+    c.close_io(f.io)
 
 
 @test(start=False)

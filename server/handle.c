@@ -137,6 +137,16 @@ uint64_t handle_hash(const struct wfs_fh *fh)
 	return hash;
 }
 
+/* The inode, without rights, as a file's name. */
+void handle_name(const struct wfs_fh *fh, char name[HANDLE_NAME])
+{
+	struct sealed s;
+
+	memcpy(&s, fh->data, sizeof(s));
+	sodium_bin2hex(name, HANDLE_NAME, &s.type, offsetof(struct sealed, handle) -
+		       offsetof(struct sealed, type) + s.bytes);
+}
+
 static ssize_t read_file(const char *path, void *buf, size_t len)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -308,4 +318,5 @@ void handle_setup(void)
 	    st.st_dev != st2.st_dev)
 		die("--export %s: its handle opens something else", cfg.export);
 	close(fd);
+	cfg.root_ino = st.st_ino;
 }

@@ -3,8 +3,8 @@
  * hold.c - what sessions hold open.
  *
  * A hold says that a session has an inode open.  Reading and writing need no hold, the I/O handle
- * says it all; but when the last link of an inode goes, those who have it open keep it, by a
- * descriptor that is pinned to their holds.
+ * says it all; but when the last link of an inode goes, those who have it open keep it: by a link
+ * that orphan.c makes, or where that can't be by a descriptor that is pinned to their holds.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -67,6 +67,8 @@ static void free_hold(struct hold *h)
 	if (h->pin)
 		atomic_fetch_sub(&npins, 1);
 	file_put(h->pin);
+	if (orphan_any())
+		orphan_release(&h->fh);
 	atomic_fetch_sub(&h->session->holds, 1);
 	atomic_fetch_sub(&nholds, 1);
 	free(h);
@@ -129,10 +131,15 @@ static int change_hold(struct session *s, const struct wfs_fh *fh, enum hold_cha
  */
 int hold_add(struct session *s, const struct wfs_fh *fh)
 {
-	return change_hold(s, fh, HOLD_MORE, 0);
+	int err;
+
+	orphan_lock_inode(fh);
+	err = change_hold(s, fh, HOLD_MORE, 0);
+	orphan_unlock_inode(fh);
+	return err;
 }
 
-/* A session closed an inode. */
+/* A session closed an inode.  As root if there are orphans. */
 void hold_drop(struct session *s, const struct wfs_fh *fh)
 {
 	change_hold(s, fh, HOLD_LESS, 0);
@@ -140,10 +147,19 @@ void hold_drop(struct session *s, const struct wfs_fh *fh)
 
 /**
  * hold_set - a session tells how often it has an inode open, 0 for not at all
+ *
+ * As root if there are orphans.
  */
 int hold_set(struct session *s, const struct wfs_fh *fh, unsigned int count)
 {
-	return change_hold(s, fh, HOLD_SET, count);
+	int err;
+
+	if (!count)
+		return change_hold(s, fh, HOLD_SET, 0);
+	orphan_lock_inode(fh);
+	err = change_hold(s, fh, HOLD_SET, count);
+	orphan_unlock_inode(fh);
+	return err;
 }
 
 static bool is_held(const struct wfs_fh *fh, bool unpinned)
@@ -157,6 +173,15 @@ static bool is_held(const struct wfs_fh *fh, bool unpinned)
 			break;
 	pthread_mutex_unlock(&sh->lock);
 	return h;
+}
+
+/* Does any session have it open? */
+bool hold_held(const struct wfs_fh *fh)
+{
+	struct wfs_fh key;
+
+	handle_with_rights(fh, 0, &key);
+	return is_held(&key, false);
 }
 
 /**
@@ -227,7 +252,7 @@ struct file *hold_pinned(const struct wfs_fh *fh)
 }
 
 /**
- * hold_end - a session has nothing open any more
+ * hold_end - a session has nothing open any more.  As root.
  */
 void hold_end(struct session *s)
 {

@@ -281,6 +281,7 @@ static void *janitor_main(void *arg)
 		session_expire(now);
 		if (atomic_exchange(&memory_short, false))
 			shed();
+		orphan_expire();
 		sleep(1);
 	}
 	return arg;

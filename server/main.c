@@ -407,6 +407,7 @@ int main(int argc, char **argv)
 	file_cache_init();
 	hold_init();
 	change_init();
+	orphan_init();
 	session_init();
 	lock_init();
 	loops_start();

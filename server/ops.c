@@ -102,7 +102,7 @@ void attr_fill(const struct statx *stx, const struct session *s, struct wfs_attr
 	a->ctime_nsec = htole32(stx->stx_ctime.tv_nsec);
 	a->btime_nsec = htole32(btime ? stx->stx_btime.tv_nsec : 0);
 	a->mode = htole32(stx->stx_mode);
-	a->nlink = htole32(stx->stx_nlink);
+	a->nlink = htole32(orphan_nlink(stx));
 	a->uid = htole32(stx->stx_uid);
 	a->gid = htole32(stx->stx_gid);
 	a->rdev_major = htole32(stx->stx_rdev_major);
@@ -407,6 +407,13 @@ static int finish_open(struct op_ctx *op, const struct wfs_fh *fh, int fd, struc
 	return 0;
 }
 
+static void drop_hold(struct op_ctx *op, const struct wfs_fh *fh)
+{
+	if (orphan_any())
+		cred_root(op->cred);
+	hold_drop(op->session, fh);
+}
+
 static int op_open(struct op_ctx *op)
 {
 	struct wfs_open_rep *rep = (void *)op->rep->body;
@@ -427,7 +434,7 @@ static int op_open(struct op_ctx *op)
 		err = finish_open(op, &rq->fh, fd, &rep->io, &rep->attr,
 				  rq->flags & WFS_OPEN_TRUNC);
 	if (err)
-		hold_drop(op->session, &rq->fh);
+		drop_hold(op, &rq->fh);
 	op->rep->body_len = sizeof(*rep);
 out:
 	file_put(file);
@@ -514,7 +521,7 @@ static int op_create(struct op_ctx *op)
 	err = finish_open(op, &rep->entry.fh, fd, &rep->io, &rep->entry.attr,
 			  created || (rq->flags & WFS_OPEN_TRUNC));
 	if (err)
-		hold_drop(op->session, &rep->entry.fh);
+		drop_hold(op, &rep->entry.fh);
 	rep->created = htole32(created);
 	rep->reserved = 0;
 	op->rep->body_len = sizeof(*rep);
@@ -533,7 +540,7 @@ static int op_close(struct op_ctx *op)
 		return err;
 	if (!handle_rights(&op->rq->fh))
 		return -EBADF;
-	hold_drop(op->session, &op->rq->fh);
+	drop_hold(op, &op->rq->fh);
 	return 0;
 }
 
@@ -550,6 +557,7 @@ static int claim_hold(struct op_ctx *op)
 	if (!handle_rights(&op->rq->fh))
 		return -EBADF;
 	handle_with_rights(&op->rq->fh, 0, &fh);
+	cred_root(op->cred);
 	/* Before the look, so that an unlink after that sees it. */
 	err = hold_set(op->session, &fh, op->rq->count);
 	if (err)
@@ -816,6 +824,8 @@ static int op_link(struct op_ctx *op)
 	change_lock_dirs(&rq->fh2, NULL);
 	change_begin(&ch, file->fd, op->session);
 	err = reply_pre(dir->fd, &rep->dir) ?: stat_fd(file->fd, &was);
+	if (!err && !orphan_nlink(&was))
+		err = -ENOENT;		/* as link(2) has it: what is deleted gets no name again */
 	if (!err && !stat_name(dir->fd, rq->name, &there, &none) && none == -ENOENT)
 		replay_intent(op, (__le64[2]){ rep->dir.pre_change }, &was);
 	if (!err && linkat(cfg.proc_fd, fd_path(file->fd).s, dir->fd, rq->name, AT_SYMLINK_FOLLOW))
@@ -834,37 +844,97 @@ out_file:
 	return err;
 }
 
-/*
- * A link of the inode at @fd is gone.  If it was the last one: keep the inode for those who hold
- * it, and close what only the cache had open.  Takes over fd.
+/**
+ * struct victim - what a name that is to go stands for
+ * @fd: -1 when there is nothing that could be kept
+ * @was: valid with @fd
+ * @fh: the inode, locked; valid when @file
+ * @file: it is a file, which somebody may have open
+ * @kept: it has a link besides its last one
+ * @forget: its descriptors in the cache are of no use any more
  */
-static void link_removed(struct op_ctx *op, int fd)
-{
-	struct statx stx;
-	struct wfs_fh fh;
+struct victim {
+	int		fd;
+	struct statx	was;
+	struct wfs_fh	fh;
+	bool		file, kept, forget;
+};
 
+/*
+ * A link of a file is to go.  If it is the last one, and the file is held, it gets another one.  A
+ * user that can't remove names here must not bring us to do even that.
+ */
+static int keep_victim(struct op_ctx *op, int dirfd, struct victim *v)
+{
+	int err = handle_from_fd(v->fd, 0, &v->fh);
+
+	if (err)
+		return 0;
+	orphan_lock_inode(&v->fh);
+	v->file = true;
+	if (orphan_nlink(&v->was) > 1 || (!hold_held(&v->fh) && !session_settling()) ||
+	    access_fd(dirfd, W_OK | X_OK))
+		return 0;
 	cred_root(op->cred);
-	if (!stat_fd(fd, &stx)) {
-		change_stamp(&stx);
-		if ((!stx.stx_nlink || S_ISDIR(stx.stx_mode)) && !handle_from_fd(fd, 0, &fh)) {
-			if (S_ISREG(stx.stx_mode))
-				hold_pin(&fh, fd);
-			file_forget(&fh);
-		}
-	}
-	close(fd);
+	cred_umask(op->cred, 077);
+	v->kept = orphan_keep(&v->fh, v->fd, &v->was);
+	return cred_assume(op->cred, op->rq);
 }
 
 /*
- * Opens what a name that is to go stands for, so that it can be kept for those who have it open; -1
- * if there is nothing that could be kept.  Without descriptors or memory the name may not go.
+ * Opens what a name that is to go stands for, so that it can be kept for those who have it open.
+ * Without descriptors or memory the name may not go.  victim_done() has to follow.
  */
-static int open_victim(int dirfd, const char *name, int *fd)
+static int open_victim(struct op_ctx *op, int dirfd, const char *name, struct victim *v)
 {
-	*fd = open_in(dirfd, name, O_PATH);
-	if (*fd >= 0)
-		return 0;
-	return *fd == -EMFILE || *fd == -ENFILE || *fd == -ENOMEM ? *fd : 0;
+	v->fd = open_in(dirfd, name, O_PATH);
+	if (v->fd == -EMFILE || v->fd == -ENFILE || v->fd == -ENOMEM)
+		return v->fd;
+	if (v->fd >= 0 && stat_fd(v->fd, &v->was)) {
+		close(v->fd);
+		v->fd = -1;
+	}
+	return v->fd >= 0 && S_ISREG(v->was.stx_mode) ? keep_victim(op, dirfd, v) : 0;
+}
+
+static void victim_gone(struct victim *v, const struct statx *stx)
+{
+	change_stamp(stx);
+	if (stx->stx_nlink && !S_ISDIR(stx->stx_mode))
+		return;
+	if (v->file)
+		hold_pin(&v->fh, v->fd);
+	v->forget = v->file || !handle_from_fd(v->fd, 0, &v->fh);
+}
+
+/*
+ * Under the locks of the directories.  @gone: the name is.  If it was the last one, what could not be
+ * given a link is kept by a descriptor.
+ */
+static void victim_done(struct op_ctx *op, struct victim *v, bool gone)
+{
+	struct statx stx;
+
+	if (v->fd >= 0 && (gone || v->kept)) {
+		cred_root(op->cred);
+		if (!stat_fd(v->fd, &stx)) {
+			if (v->kept && orphan_nlink(&stx))
+				orphan_drop(&v->fh, &stx);
+			if (gone)
+				victim_gone(v, &stx);
+		}
+	}
+	if (v->file)
+		orphan_unlock_inode(&v->fh);
+}
+
+/* Without the locks, as the space of what is gone is freed here. */
+static void victim_close(const struct victim *v)
+{
+	if (v->forget)
+		file_forget(&v->fh);
+	if (v->fd >= 0)
+		close(v->fd);
 }
 
 /* UNLINK, RMDIR */
@@ -872,32 +942,30 @@ static int op_unlink(struct op_ctx *op)
 {
 	struct wfs_unlink_rep *rep = (void *)op->rep->body;
 	const struct request *rq = op->rq;
-	int victim = -1, err;
-	struct statx was;
+	struct victim victim = { .fd = -1 };
 	struct file *dir;
+	int err;
 
 	err = get_file(op, &rq->fh, &dir);
 	if (err)
 		return err;
 	change_lock_dirs(&rq->fh, NULL);
-	err = reply_pre(dir->fd, &rep->dir) ?: open_victim(dir->fd, rq->name, &victim);
+	err = reply_pre(dir->fd, &rep->dir) ?: open_victim(op, dir->fd, rq->name, &victim);
 	if (err)
 		goto out;
-	if (victim >= 0 && !stat_fd(victim, &was))
-		replay_intent(op, (__le64[2]){ rep->dir.pre_change }, &was);
+	if (victim.fd >= 0)
+		replay_intent(op, (__le64[2]){ rep->dir.pre_change }, &victim.was);
 	if (unlinkat(dir->fd, rq->name, rq->op == WFS_OP_RMDIR ? AT_REMOVEDIR : 0))
 		err = -errno;
 	else
 		err = reply_changed(op, dir->fd, &rep->dir.attr);
 	op->rep->body_len = sizeof(*rep);
 out:
+	victim_done(op, &victim, !err);
 	replay_done(op, err);
 	change_unlock_dirs(&rq->fh, NULL);
+	victim_close(&victim);
 	file_put(dir);
-	if (victim >= 0 && !err)
-		link_removed(op, victim);
-	else if (victim >= 0)
-		close(victim);
 	return err;
 }
 
@@ -905,9 +973,10 @@ static int op_rename(struct op_ctx *op)
 {
 	struct wfs_rename_rep *rep = (void *)op->rep->body;
 	const struct request *rq = op->rq;
+	struct victim victim = { .fd = -1 };
 	struct file *from, *to;
-	int victim = -1, err, none;
 	struct statx was;
+	int err, none;
 
 	err = file_get(op->cred, &rq->fh, &from);
 	if (err)
@@ -919,7 +988,7 @@ static int op_rename(struct op_ctx *op)
 	change_lock_dirs(&rq->fh, &rq->fh2);
 	err = reply_pre(from->fd, &rep->old_dir) ?: reply_pre(to->fd, &rep->new_dir);
 	if (!err && !rq->flags)
-		err = open_victim(to->fd, rq->name2, &victim);
+		err = open_victim(op, to->fd, rq->name2, &victim);
 	if (err)
 		goto out;
 	if (stat_name(from->fd, rq->name, &was, &none))
@@ -934,12 +1003,10 @@ static int op_rename(struct op_ctx *op)
 		rep->old_dir = rep->new_dir;
 	op->rep->body_len = sizeof(*rep);
 out:
+	victim_done(op, &victim, !err);
 	replay_done(op, err);
 	change_unlock_dirs(&rq->fh, &rq->fh2);
-	if (victim >= 0 && !err)
-		link_removed(op, victim);
-	else if (victim >= 0)
-		close(victim);
+	victim_close(&victim);
 	file_put(to);
 out_from:
 	file_put(from);
@@ -1141,6 +1208,39 @@ static const struct {
 	[WFS_OP_COPY]		= { op_copy, true },
 };
 
+/* The directory of what has no name is not there for clients. */
+static int check_hidden(const struct request *rq)
+{
+	const struct wfs_fh *dir = &rq->fh;
+	const char *name = rq->name;
+	int err = -EACCES;
+
+	switch (rq->op) {
+	case WFS_OP_LOOKUP:
+	case WFS_OP_UNLINK:
+	case WFS_OP_RMDIR:
+		err = -ENOENT;
+		break;
+	case WFS_OP_CREATE:
+	case WFS_OP_MKDIR:
+	case WFS_OP_MKNOD:
+	case WFS_OP_SYMLINK:
+		break;
+	case WFS_OP_RENAME:
+		if (!strcmp(name, ORPHAN_DIR) && !memcmp(dir, &cfg.root_fh, sizeof(*dir)))
+			return rq->flags & WFS_RENAME_EXCHANGE ? -EACCES : -ENOENT;
+		dir = &rq->fh2;
+		name = rq->name2;
+		break;
+	case WFS_OP_LINK:
+		dir = &rq->fh2;
+		break;
+	default:
+		return 0;
+	}
+	return !strcmp(name, ORPHAN_DIR) && !memcmp(dir, &cfg.root_fh, sizeof(*dir)) ? err : 0;
+}
+
 /**
  * op_run - carry out any operation but HELLO and WRITE
  *
@@ -1150,11 +1250,15 @@ static const struct {
 int op_run(struct op_ctx *op)
 {
 	const struct request *rq = op->rq;
+	int err;
 
 	if (cfg.read_only &&
 	    (ops[rq->op].changes ||
 	     (rq->op == WFS_OP_OPEN && rq->flags & (WFS_OPEN_WRITE | WFS_OPEN_TRUNC))))
 		return -EROFS;
+	err = check_hidden(rq);
+	if (err)
+		return err;
 	return ops[rq->op].run ? ops[rq->op].run(op) : -EOPNOTSUPP;
 }
 

@@ -161,6 +161,7 @@ static size_t take_size(size_t room, bool plus)
 static int fill_entries(struct op_ctx *op, int fd, uint64_t *cookie, bool *eof)
 {
 	bool plus = op->rq->flags & WFS_READDIR_PLUS;
+	bool root = !memcmp(&op->rq->fh, &cfg.root_fh, sizeof(cfg.root_fh));
 	_Alignas(8) char buf[32768];
 	char *to = op->rep->data, *end = to + op->rq->count;
 
@@ -182,7 +183,8 @@ static int fill_entries(struct op_ctx *op, int fd, uint64_t *cookie, bool *eof)
 
 			if (d->d_off <= 0)	/* the protocol can't say it */
 				return -EOVERFLOW;
-			to = put_entry(op, fd, d, plus, to);
+			if (!root || strcmp(d->d_name, ORPHAN_DIR))
+				to = put_entry(op, fd, d, plus, to);
 			*cookie = d->d_off;
 			p += d->d_reclen;
 		}

@@ -102,6 +102,7 @@ static void redo_hold(struct op_ctx *op, struct record *rec)
 {
 	const struct wfs_create_rep *rep = (void *)rec->body;
 
+	cred_root(op->cred);
 	switch (rec->op) {
 	case WFS_OP_OPEN:
 		hold_add(op->session, &op->rq->fh);

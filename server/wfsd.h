@@ -4,7 +4,8 @@
  *
  * Order of locks, outermost first; one that is not listed is a leaf:
  *	loop.lock > sessions_lock, table_lock (lock.c)
- *	dir lock (change.c) > hold shard (hold.c), cache shard (file.c)
+ *	dir lock (change.c) > inode lock, dir_lock (both orphan.c) > table_lock (orphan.c) >
+ *		hold shard (hold.c), cache shard (file.c)
  * A dir lock is taken by an operation, which runs without the loop's lock.
  */
 #ifndef _WFSD_H
@@ -51,6 +52,7 @@ struct config {
 	char		export_id[33];	/* names what is kept for this export in the state directory */
 	int		root_fd;	/* the export, O_RDONLY for open_by_handle_at() */
 	struct wfs_fh	root_fh;
+	uint64_t	root_ino;
 	bool		acl;		/* its file system has POSIX ACLs */
 	int		proc_fd;	/* /proc/self/fd, every worker's working directory */
 	unsigned int	max_conns;	/* these four are shares of RLIMIT_NOFILE */
@@ -144,6 +146,9 @@ void handle_with_rights(const struct wfs_fh *fh, unsigned int rights, struct wfs
 uint64_t handle_hash(const struct wfs_fh *fh);
 uint64_t verifier_get(void);
 void verifier_changed(void);		/* written data was lost: clients must send it again */
+
+#define HANDLE_NAME	128
+void handle_name(const struct wfs_fh *fh, char name[HANDLE_NAME]);
 
 /* ---- cred.c ---- */
 
@@ -258,6 +263,7 @@ int hold_add(struct session *s, const struct wfs_fh *fh);
 int hold_set(struct session *s, const struct wfs_fh *fh, unsigned int count);
 void hold_drop(struct session *s, const struct wfs_fh *fh);
 void hold_end(struct session *s);
+bool hold_held(const struct wfs_fh *fh);
 void hold_pin(const struct wfs_fh *fh, int fd);
 struct file *hold_pinned(const struct wfs_fh *fh);
 
@@ -269,6 +275,20 @@ void lock_init(void);
 int op_lock(struct op_ctx *op);
 bool lock_abandon(struct conn *conn, uint16_t *slot, uint32_t *seq);
 void lock_session_end(struct session *s);
+
+/* ---- orphan.c ---- */
+
+#define ORPHAN_DIR	".wfsd"		/* in the export's root; clients do not see it */
+
+void orphan_init(void);
+bool orphan_any(void);
+uint32_t orphan_nlink(const struct statx *stx);
+void orphan_lock_inode(const struct wfs_fh *fh);
+void orphan_unlock_inode(const struct wfs_fh *fh);
+bool orphan_keep(const struct wfs_fh *fh, int fd, const struct statx *stx);
+void orphan_drop(const struct wfs_fh *fh, const struct statx *stx);
+void orphan_release(const struct wfs_fh *fh);
+void orphan_expire(void);
 
 /* ---- change.c ---- */
 
