@@ -80,7 +80,7 @@ static void wfs_conn_set_state(struct wfs_conn *conn, enum wfs_conn_state state)
 }
 
 /* The connection is of no use any more because of @error.  Any context. */
-static void wfs_conn_break(struct wfs_conn *conn, int error)
+void wfs_conn_break(struct wfs_conn *conn, int error)
 {
 	bool ready;
 
@@ -557,7 +557,8 @@ static int wfs_conn_give_up(struct wfs_conn *conn, struct wfs_req *req, bool abo
 
 	if (abort)
 		return -EIO;
-	if (test_bit(WFS_REQ_ABANDONED, &req->flags))
+	/* what it brings has to be given back, once the server may have it */
+	if (test_bit(WFS_REQ_ABANDONED, &req->flags) && !(req->settle && req->state == WFS_REQ_SENT))
 		return -EINTR;
 	if ((req->soft || READ_ONCE(sess->umounting)) &&
 	    time_after_eq(jiffies, req->submitted + wfs_timeo(sess)))
@@ -633,7 +634,7 @@ static void wfs_conn_teardown(struct wfs_conn *conn)
 }
 
 /* Send or receive exactly @len bytes on a socket that has no callbacks yet. */
-static int wfs_hello_io(struct socket *sock, void *buf, size_t len, bool send)
+int wfs_sock_io(struct socket *sock, void *buf, size_t len, bool send)
 {
 	struct msghdr msg = { .msg_flags = send ? MSG_NOSIGNAL : MSG_WAITALL | MSG_NOSIGNAL };
 	struct kvec kv = { .iov_base = buf, .iov_len = len };
@@ -669,14 +670,16 @@ static int wfs_hello(struct wfs_conn *conn, struct socket *sock)
 		.body.max_write		= cpu_to_le32(sess->opt.wsize),
 		.body.max_inflight	= cpu_to_le32(max_inflight),
 	};
+	bool had_session = sess->agreed;
 	struct wfs_hello_rep rep;
 	struct wfs_rep_hdr hdr;
+	u32 flags;
 	int err;
 
 	memcpy(req.body.session, sess->session_id, WFS_SESSION_LEN);
-	err = wfs_hello_io(sock, &req, sizeof(req), true);
+	err = wfs_sock_io(sock, &req, sizeof(req), true);
 	if (!err)
-		err = wfs_hello_io(sock, &hdr, sizeof(hdr), false);
+		err = wfs_sock_io(sock, &hdr, sizeof(hdr), false);
 	if (err)
 		return err;
 	if (le32_to_cpu(hdr.magic) != WFS_MAGIC || hdr.slot || hdr.seq ||
@@ -687,7 +690,7 @@ static int wfs_hello(struct wfs_conn *conn, struct socket *sock)
 		conn->peer_versions = le64_to_cpu(hdr.info);
 	if (err)
 		return err;
-	err = wfs_hello_io(sock, &rep, sizeof(rep), false);
+	err = wfs_sock_io(sock, &rep, sizeof(rep), false);
 	if (err)
 		return err;
 	err = wfs_check_hello(&req.body, &rep);
@@ -713,6 +716,14 @@ static int wfs_hello(struct wfs_conn *conn, struct socket *sock)
 	sess->anon_uid = le32_to_cpu(rep.anon_uid);
 	sess->anon_gid = le32_to_cpu(rep.anon_gid);
 	memcpy(sess->session_id, rep.session, WFS_SESSION_LEN);
+	flags = le32_to_cpu(rep.session_flags);
+	sess->restarted = flags & WFS_SESSION_RECLAIM;
+	if (sess->restarted)
+		sess->claim = true;
+	if (had_session && !(flags & WFS_SESSION_KNOWN)) {
+		wfs_forgotten(sess);
+		sess->claim = true;
+	}
 	return 0;
 }
 
@@ -772,10 +783,17 @@ static int wfs_conn_connect(struct wfs_conn *conn)
 		mutex_lock(&sess->hello_mutex);
 		sk->sk_rcvtimeo = max_t(long, deadline - jiffies, 1);
 		sk->sk_sndtimeo = sk->sk_rcvtimeo;
-		err = wfs_hello(conn, sock);
+		err = READ_ONCE(sess->ended) ? -ESHUTDOWN : wfs_hello(conn, sock);
 		if (err == -ESTALE)
-			/* the server forgot us, most likely because it was restarted: start a new session */
+			/* the server forgot us: start a new session */
 			memset(sess->session_id, 0, WFS_SESSION_LEN);
+		if (!err && sess->claim) {
+			sk->sk_rcvtimeo = wfs_timeo(sess);
+			sk->sk_sndtimeo = sk->sk_rcvtimeo;
+			err = wfs_reclaim(conn, sock, sess->restarted);
+			if (!err)
+				sess->claim = false;
+		}
 		mutex_unlock(&sess->hello_mutex);
 	}
 	if (err == -EAGAIN || err == -EINPROGRESS)
@@ -827,6 +845,7 @@ static void wfs_recover(struct wfs_conn *conn)
 		wfs_conn_set_state(conn, WFS_CONN_CONNECTING);
 	state = conn->state;
 	spin_unlock_bh(&conn->lock);
+	wake_up_all(&sess->wait);
 	if (state == WFS_CONN_WAITING)
 		queue_delayed_work(wfs_wq, &conn->recover_work, wfs_retry_delay(conn->fruitless));
 	if (state != WFS_CONN_CONNECTING)

@@ -421,6 +421,9 @@ static int wfs_atomic_open(struct inode *dir, struct dentry *dentry, struct file
 	req = wfs_make_req(dir, dentry, WFS_OP_CREATE, mode & 07777, flags, 0);
 	if (!req)
 		return -ENOMEM;
+	err = wfs_hold_prepare(req);
+	if (err)
+		goto out;
 	err = wfs_req_call(req);
 	if (err) {
 		/* it exists and is no regular file, or not ours to read and write: let the VFS see which */
@@ -453,12 +456,12 @@ static int wfs_atomic_open(struct inode *dir, struct dentry *dentry, struct file
 	err = finish_open(file, dentry, wfs_opened);
 	if (err)
 		goto out_close;
-	err = wfs_file_attach(inode, file, &rep->io, true);
+	err = wfs_file_attach(inode, file, &rep->io, req->private, true);
 	if (!err)
 		err = wfs_revalidate_mapping(inode);
 	goto out;
 out_close:
-	wfs_send_close(sess, &rep->io, current_cred());
+	wfs_send_close(sess, req->private, current_cred());
 out:
 	wfs_req_put(req);
 	return err;

@@ -14,7 +14,7 @@ u32 wfs_open_flags(unsigned int f_flags)
 	return flags;
 }
 
-static int wfs_send_open(struct inode *inode, u32 flags, struct wfs_fh *io)
+static int wfs_send_open(struct inode *inode, u32 flags, struct wfs_fh *io, struct wfs_hold **hold)
 {
 	const struct wfs_open_rep *rep;
 	struct wfs_open_req *body;
@@ -27,56 +27,42 @@ static int wfs_send_open(struct inode *inode, u32 flags, struct wfs_fh *io)
 	body = req->body;
 	body->fh = WFS_I(inode)->fh;
 	body->flags = cpu_to_le32(flags);
-	err = wfs_req_call(req);
+	err = wfs_hold_prepare(req) ?: wfs_req_call(req);
 	if (!err) {
 		rep = (const void *)req->rep;
 		*io = rep->io;
+		*hold = req->private;
 		err = wfs_update_attr_wire(inode, &rep->attr, req->start, WFS_ATTR_OPENED);
+		if (err)
+			wfs_send_close(req->sess, *hold, current_cred());
 	}
 	wfs_req_put(req);
 	return err;
 }
 
 /**
- * wfs_send_close - tell the server that an I/O handle is not used any more; nobody waits
- * @sess: the session
- * @io: the handle
- * @cred: who opened it
- */
-void wfs_send_close(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred)
-{
-	struct wfs_fh_req *body;
-	struct wfs_req *req;
-
-	req = wfs_req_alloc(sess, WFS_OP_CLOSE, cred, sizeof(*body), GFP_KERNEL);
-	if (!req)
-		return;
-	body = req->body;
-	body->fh = *io;
-	wfs_submit(req);
-	wfs_req_put(req);
-}
-
-/**
  * wfs_file_attach - make an open file of an I/O handle
  * @inode: the file's inode
  * @file: the file
- * @io: the handle; closed on failure
+ * @io: the handle
+ * @hold: what came with it; given back on failure
  * @can_read: it has the right to read
  *
  * Return: 0 or -ENOMEM.
  */
-int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh *io, bool can_read)
+int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh *io, struct wfs_hold *hold,
+		    bool can_read)
 {
 	struct wfs_file *wf = kmalloc(sizeof(*wf), GFP_KERNEL);
 	struct wfs_inode *wi = WFS_I(inode);
 	const struct cred *old;
 
 	if (!wf) {
-		wfs_send_close(wfs_sess(inode->i_sb), io, file->f_cred);
+		wfs_send_close(wfs_sess(inode->i_sb), hold, file->f_cred);
 		return -ENOMEM;
 	}
 	wf->io = *io;
+	wf->hold = hold;
 	wf->cred = get_cred(file->f_cred);
 	wf->can_read = can_read;
 	file->private_data = wf;
@@ -97,24 +83,25 @@ static int wfs_open(struct inode *inode, struct file *file)
 {
 	u32 flags = wfs_open_flags(file->f_flags);
 	struct dentry *dentry = file_dentry(file);
+	struct wfs_hold *hold;
 	struct wfs_fh io;
 	int err;
 
-	err = wfs_send_open(inode, flags, &io);
+	err = wfs_send_open(inode, flags, &io, &hold);
 	if (err == -EACCES && (flags & WFS_OPEN_WRITE) && !(file->f_mode & FMODE_READ)) {
 		flags &= ~WFS_OPEN_READ;
-		err = wfs_send_open(inode, flags, &io);
+		err = wfs_send_open(inode, flags, &io, &hold);
 	}
 	if (err)
 		return err;
 	/* close-to-open: somebody else's rename may have put another file here.  The VFS looks again for ESTALE. */
 	if (!inode->i_nlink && !d_unhashed(dentry) && !d_mountpoint(dentry)) {
 		d_drop(dentry);
-		wfs_send_close(wfs_sess(inode->i_sb), &io, file->f_cred);
+		wfs_send_close(wfs_sess(inode->i_sb), hold, file->f_cred);
 		return -ESTALE;
 	}
 	file->f_mode |= FMODE_CAN_ODIRECT | FMODE_NOWAIT;
-	err = wfs_file_attach(inode, file, &io, flags & WFS_OPEN_READ);
+	err = wfs_file_attach(inode, file, &io, hold, flags & WFS_OPEN_READ);
 	if (err)
 		return err;
 	/* close-to-open: see what was closed before */
@@ -122,7 +109,7 @@ static int wfs_open(struct inode *inode, struct file *file)
 	if (err) {
 		struct wfs_file *wf = file->private_data;
 
-		wfs_send_close(wfs_sess(inode->i_sb), &io, wf->cred);
+		wfs_send_close(wfs_sess(inode->i_sb), hold, wf->cred);
 		put_cred(wf->cred);
 		kfree(wf);
 	}
@@ -136,7 +123,7 @@ static int wfs_release(struct inode *inode, struct file *file)
 	/* there is none when wfs_atomic_open() failed late */
 	if (!wf)
 		return 0;
-	wfs_send_close(wfs_sess(inode->i_sb), &wf->io, wf->cred);
+	wfs_send_close(wfs_sess(inode->i_sb), wf->hold, wf->cred);
 	put_cred(wf->cred);
 	kfree(wf);
 	return 0;

@@ -24,6 +24,7 @@
 #include <linux/net.h>
 #include <linux/pagemap.h>
 #include <linux/posix_acl.h>
+#include <linux/rbtree.h>
 #include <linux/refcount.h>
 #include <linux/rwsem.h>
 #include <linux/slab.h>
@@ -56,7 +57,7 @@ enum wfs_req_state {
 };
 
 /* wfs_req.flags */
-#define WFS_REQ_ABANDONED	0	/* nobody waits for it any more: not worth sending again */
+#define WFS_REQ_ABANDONED	0	/* nobody waits for it any more: not worth sending again, without @settle */
 #define WFS_REQ_REPLIED		1	/* the reply is complete, wfs_req.error is set */
 
 #define WFS_REQ_HEAD		512	/* bytes of header, groups and body that need no allocation */
@@ -95,6 +96,8 @@ enum wfs_req_state {
  * @error: 0 or a negative errno, valid from WFS_REQ_DONE on
  * @complete: called once, in process context (the connection's work item or its recovery); must not sleep
  *	for another request's end
+ * @settle: wfs_req_call(): called at a good end, before the waiter looks; @killed: there is none, what the
+ *	request brought has to be given back.  Such a request is sent again though its waiter was killed.
  * @private: of the maker
  * @wb_phase: where wfs_session.wb_count counts it
  * @buf: memory owned by the request that @src or @dst point to, freed with it
@@ -134,6 +137,7 @@ struct wfs_req {
 	int			error;
 
 	void			(*complete)(struct wfs_req *req);
+	void			(*settle)(struct wfs_req *req, bool killed);
 	void			*private;
 	unsigned int		wb_phase;
 	void			*buf;
@@ -165,6 +169,7 @@ void wfs_req_end(struct wfs_req *req);
 void wfs_req_malformed(struct wfs_req *req);
 int wfs_req_call(struct wfs_req *req);
 bool wfs_killed(void);
+void wfs_req_call_timeout(struct wfs_req *req, unsigned long timeout);
 void wfs_put_name(void *to, const struct qstr *name);
 
 /* ---- conn.c: one TCP connection ---- */
@@ -301,6 +306,8 @@ void wfs_conn_move_pending(struct wfs_conn *from, struct wfs_conn *to);
 void wfs_conn_close(struct wfs_conn *conn);
 void wfs_conn_destroy(struct wfs_conn *conn);
 void wfs_conn_submit(struct wfs_conn *conn, struct wfs_req *req);
+void wfs_conn_break(struct wfs_conn *conn, int error);
+int wfs_sock_io(struct socket *sock, void *buf, size_t len, bool send);
 void wfs_conn_check_timeout(struct wfs_conn *conn);
 const char *wfs_conn_state_name(enum wfs_conn_state state);
 extern struct workqueue_struct *wfs_io_wq;
@@ -352,8 +359,15 @@ struct wfs_op_stats {
  * @max_conns: connections that the server allows
  * @export_flags: WFS_EXPORT_*
  * @anon_uid, @anon_gid: whom root is squashed to
+ * @claim: what the mount holds has to be claimed before any connection is ready (hello_mutex)
+ * @restarted: and the server waits to hear that it was (hello_mutex)
+ * @ended: no connection is to be made any more
  * @ready: connections in WFS_CONN_READY
- * @wait: woken when a connection's attempt to connect ends, and when a connection becomes idle
+ * @wait: woken when a connection was torn down, its attempt to connect ends, and when it becomes idle
+ * @holds_lock: protects @holds, @unwanted and what is in them; taken under no other spinlock
+ * @holds: struct wfs_hold by handle: what the server holds for us
+ * @unwanted: those that close_work has to give back
+ * @close_work: sends CLOSE for those whose opener was killed
  * @timeout_work: looks for requests and connections that got no answer
  * @net: the network namespace of the mount
  * @umounting: every request is soft from now on
@@ -386,8 +400,16 @@ struct wfs_session {
 	u32			export_flags;
 	u32			anon_uid, anon_gid;
 
+	bool			claim;
+	bool			restarted;
+	bool			ended;
+
 	atomic_t		ready;
 	wait_queue_head_t	wait;
+	spinlock_t		holds_lock;
+	struct rb_root		holds;
+	struct list_head	unwanted;
+	struct work_struct	close_work;
 	struct delayed_work	timeout_work;
 	struct net		*net;
 	bool			umounting;
@@ -418,6 +440,17 @@ static inline unsigned long wfs_timeo(const struct wfs_session *sess)
 {
 	return max(sess->opt.timeo * HZ / 10, 1u);
 }
+
+/* ---- reclaim.c: what the server holds for the mount ---- */
+
+struct wfs_hold;
+int wfs_hold_prepare(struct wfs_req *req);
+void wfs_send_close(struct wfs_session *sess, struct wfs_hold *hold, const struct cred *cred);
+void wfs_holds_init(struct wfs_session *sess);
+void wfs_holds_destroy(struct wfs_session *sess);
+int wfs_reclaim(struct wfs_conn *conn, struct socket *sock, bool restarted);
+void wfs_forgotten(struct wfs_session *sess);
+void wfs_session_end(struct wfs_session *sess, unsigned long timeout);
 
 /* ---- debugfs.c ---- */
 
@@ -578,19 +611,21 @@ int wfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_acl
 /**
  * struct wfs_file - an open regular file, file->private_data
  * @io: its I/O handle
+ * @hold: what keeps it when it is deleted
  * @cred: who opened it
  * @can_read: @io has the right to read, which a file opened for writing lacks when the user does
  */
 struct wfs_file {
 	struct wfs_fh		io;
+	struct wfs_hold		*hold;
 	const struct cred	*cred;
 	bool			can_read;
 };
 
 extern const struct inode_operations wfs_file_inode_operations;
 extern const struct file_operations wfs_file_operations;
-int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh *io, bool can_read);
-void wfs_send_close(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred);
+int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh *io, struct wfs_hold *hold,
+		    bool can_read);
 u32 wfs_open_flags(unsigned int f_flags);
 
 /* ---- read.c: buffered reads ---- */

@@ -273,6 +273,10 @@ void wfs_req_malformed(struct wfs_req *req)
 
 static void wfs_req_wake(struct wfs_req *req)
 {
+	bool killed = test_and_set_bit(WFS_REQ_ABANDONED, &req->flags);
+
+	if (req->settle && !req->error)
+		req->settle(req, killed);
 	complete(&req->done);
 }
 
@@ -299,12 +303,27 @@ int wfs_req_call(struct wfs_req *req)
 		req->soft = true;
 	wfs_submit(req);
 	if (wait_for_completion_killable(&req->done)) {
-		set_bit(WFS_REQ_ABANDONED, &req->flags);
-		return -EINTR;
+		if (!test_and_set_bit(WFS_REQ_ABANDONED, &req->flags))
+			return -EINTR;
+		/* the end was faster, and thinks that we are here */
+		wait_for_completion(&req->done);
 	}
 	if (!req->error && wfs_check_data(req->op, req->body, req->buf, req->data_len))
 		wfs_req_malformed(req);
 	return req->error;
+}
+
+/**
+ * wfs_req_call_timeout - submit a request and wait a while for its end
+ * @req: the request; the caller keeps its reference
+ * @timeout: jiffies
+ */
+void wfs_req_call_timeout(struct wfs_req *req, unsigned long timeout)
+{
+	req->complete = wfs_req_wake;
+	wfs_submit(req);
+	if (!wait_for_completion_timeout(&req->done, timeout))
+		set_bit(WFS_REQ_ABANDONED, &req->flags);
 }
 
 /* Copy a name to where a body wants it. */

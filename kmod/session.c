@@ -127,6 +127,7 @@ struct wfs_session *wfs_session_create(struct wfs_options *opt, struct fs_contex
 	wfs_commit_init(sess);
 	init_waitqueue_head(&sess->wait);
 	INIT_DELAYED_WORK(&sess->timeout_work, wfs_timeout_work);
+	wfs_holds_init(sess);
 	sess->id = ida_alloc(&wfs_session_ids, GFP_KERNEL);
 	if ((int)sess->id < 0) {
 		sess->id = UINT_MAX;
@@ -233,11 +234,15 @@ static bool wfs_session_idle(struct wfs_session *sess)
 /* Close all connections and free the session.  What is still on its way fails. */
 void wfs_session_destroy(struct wfs_session *sess)
 {
+	unsigned long left = WFS_DRAIN;
 	unsigned int i;
 
 	wfs_debugfs_remove(sess);
+	disable_work_sync(&sess->close_work);
 	if (sess->umounting)
-		wait_event_timeout(sess->wait, wfs_session_idle(sess), WFS_DRAIN);
+		left = wait_event_timeout(sess->wait, wfs_session_idle(sess), left);
+	if (left)
+		wfs_session_end(sess, left);
 	cancel_delayed_work_sync(&sess->timeout_work);
 	/* all at once: one may hold up another */
 	for (i = 0; i < sess->nr_conns; i++)
@@ -245,6 +250,7 @@ void wfs_session_destroy(struct wfs_session *sess)
 	cancel_delayed_work_sync(&sess->commit_work);
 	for (i = 0; i < sess->nr_conns; i++)
 		wfs_conn_destroy(sess->conns[i]);
+	wfs_holds_destroy(sess);
 	if (sess->id != UINT_MAX)
 		ida_free(&wfs_session_ids, sess->id);
 	free_percpu(sess->stats);
