@@ -5,6 +5,7 @@
 #	make install modules_install	put them into the system (DESTDIR=, PREFIX=, KDIR=)
 #	make check			all tests, in a guest (T="read write": only these)
 #	make check-debug		the suite under KASAN, lockdep, kmemleak and injected failures (slow; T= too)
+#	make soak			kill -9 of the server, 1,000 times under a load (WFS_KILLS=)
 #	make check-all			check, then the part of check-debug that fits CI's time
 #	make coverage			which lines of the module the last check-debug reached
 #	make fuzz			fuzz the parsers of both sides, FUZZ_SECONDS=600 in all
@@ -95,6 +96,11 @@ debug-build: guest-build
 	@cp -pu Kbuild build/debug && cp -pu kmod/*.[ch] build/debug/kmod
 	$(MAKE) $(JOBS) -C build/debug-kernel/build M=$(CURDIR)/build/debug GCOV_PROFILE=y modules
 
+# A thousand kills: so many on each of two file systems.
+WFS_KILLS ?= 500
+soak: deps guest-build
+	tools/vm --mem 5G --timeout 14400 -- env WFS_KILLS=$(WFS_KILLS) WFS_TIMEOUT=14000 selftests/run kill9
+
 check-debug: deps
 	tools/check --debug $(T)
 
@@ -117,5 +123,5 @@ clean:
 	rm -f wfs.ko wfs.o wfs.mod wfs.mod.[co] modules.order Module.symvers .*.cmd .*.o
 	rm -f kmod/*.o kmod/*.mod kmod/.*.cmd kmod/.*.d
 
-.PHONY: all module server san tools tests man install modules_install sparse deps guest-build check debug-build check-debug check-all \
+.PHONY: soak all module server san tools tests man install modules_install sparse deps guest-build check debug-build check-debug check-all \
 	coverage fuzz demo clean
