@@ -65,6 +65,7 @@ int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh 
 	wf->hold = hold;
 	wf->cred = get_cred(file->f_cred);
 	wf->can_read = can_read;
+	wf->lost_lock = false;
 	file->private_data = wf;
 	if (file->f_mode & FMODE_WRITE) {
 		/* the right outlives the open file, so writeback may use it later */
@@ -168,12 +169,22 @@ static int wfs_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 	return wb_err ?: err;
 }
 
+/* A lock that was taken through this file is lost: others may write, or have written, what it was to protect. */
+static bool wfs_lock_lost(const struct file *file)
+{
+	const struct wfs_file *wf = file->private_data;
+
+	return unlikely(READ_ONCE(wf->lost_lock));
+}
+
 static ssize_t wfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
 	ssize_t ret;
 	int err;
 
+	if (wfs_lock_lost(iocb->ki_filp))
+		return -EIO;
 	if (iocb->ki_flags & IOCB_DIRECT)
 		return wfs_direct_read(iocb, to);
 	if (iocb->ki_flags & IOCB_NOWAIT) {
@@ -195,6 +206,8 @@ static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	struct inode *inode = file_inode(file);
 	ssize_t ret;
 
+	if (wfs_lock_lost(file))
+		return -EIO;
 	/*
 	 * What can't be read can't be cached: a folio that is written in part could not be filled up.  Nor what takes
 	 * setuid and setgid bits away: the server does that, and no program may be run with them and what it doesn't
@@ -230,7 +243,7 @@ out:
 static ssize_t wfs_splice_read(struct file *in, loff_t *ppos, struct pipe_inode_info *pipe, size_t len,
 			       unsigned int flags)
 {
-	int err = wfs_revalidate_mapping(file_inode(in));
+	int err = wfs_lock_lost(in) ? -EIO : wfs_revalidate_mapping(file_inode(in));
 
 	return err ?: filemap_splice_read(in, ppos, pipe, len, flags);
 }
@@ -243,7 +256,7 @@ static const struct vm_operations_struct wfs_vm_ops = {
 
 static int wfs_mmap(struct file *file, struct vm_area_struct *vma)
 {
-	int err = wfs_revalidate_mapping(file_inode(file));
+	int err = wfs_lock_lost(file) ? -EIO : wfs_revalidate_mapping(file_inode(file));
 
 	if (err)
 		return err;
@@ -265,6 +278,8 @@ const struct file_operations wfs_file_operations = {
 	.fallocate	= wfs_fallocate,
 	.copy_file_range = wfs_copy_file_range,
 	.setlease	= simple_nosetlease,
+	.lock		= wfs_lock,
+	.flock		= wfs_flock,
 	.fop_flags	= FOP_BUFFER_RASYNC | FOP_DIO_PARALLEL_WRITE,
 };
 

@@ -16,6 +16,7 @@ static void wfs_inode_once(void *p)
 	INIT_LIST_HEAD(&wi->uncommitted);
 	mutex_init(&wi->inval_mutex);
 	init_rwsem(&wi->range_sem);
+	INIT_LIST_HEAD(&wi->locked);
 }
 
 int wfs_inode_init(void)
@@ -70,6 +71,7 @@ void wfs_evict_inode(struct inode *inode)
 	truncate_inode_pages_final(&inode->i_data);
 	clear_inode(inode);
 	wfs_evict_uncommitted(inode);
+	wfs_evict_locks(inode);
 	if (wi->write_cred)
 		put_cred(wi->write_cred);
 	if (wi->access_cred)
@@ -422,6 +424,37 @@ int wfs_revalidate_end(struct inode *inode)
 	/* unwritten data of ours goes first: only then is there one size */
 	if (!err && wfs_data_stale(inode))
 		err = wfs_revalidate_mapping(inode);
+	return err;
+}
+
+/**
+ * wfs_revalidate_data - make sure that what is cached of a file is not older than what the server has now
+ * @inode: a regular file, opened
+ *
+ * All of it is dropped, as the change value does not tell what others did while we wrote.
+ *
+ * Return: 0 or a negative errno; what is cached is not used any more then either.
+ */
+int wfs_revalidate_data(struct inode *inode)
+{
+	struct wfs_inode *wi = WFS_I(inode);
+	int err;
+
+	if (inode->i_mapping->nrpages)
+		set_bit(WFS_INO_STALE_DATA, &wi->flags);
+	err = wfs_send_getattr(inode, WFS_ATTR_OPENED, false);
+	if (err) {
+		set_bit(WFS_INO_STALE_ATTR, &wi->flags);
+		return err;
+	}
+	if (!wfs_data_stale(inode))
+		return 0;
+	/* what is being written to can't be dropped */
+	err = down_write_killable(&inode->i_rwsem);
+	if (err)
+		return err;
+	err = wfs_revalidate_mapping(inode);
+	inode_unlock(inode);
 	return err;
 }
 

@@ -27,6 +27,7 @@
 #include <linux/rbtree.h>
 #include <linux/refcount.h>
 #include <linux/rwsem.h>
+#include <linux/siphash.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/uio.h>
@@ -347,6 +348,18 @@ struct wfs_op_stats {
 };
 
 /**
+ * struct wfs_unlocks - UNLOCKs of some owners of locks
+ * @under_way: those without a reply
+ * @begun: those that there ever were; wraps
+ */
+struct wfs_unlocks {
+	atomic_t	under_way;
+	atomic_t	begun;
+};
+
+#define WFS_UNLOCKS	256
+
+/**
  * struct wfs_session - what a mount shares with the server
  * @opt: mount options; rsize and wsize as agreed once the first connection stands
  * @id: number of the mount, names its debugfs directory
@@ -384,6 +397,11 @@ struct wfs_op_stats {
  * @commit_seq: counts COMMITs
  * @commit_work: a COMMIT of all, when there is such data for long
  * @debugfs: the mount's directory
+ * @lock_key: makes owners of locks into numbers
+ * @unlocks: UNLOCKs under way, by a hash of inode and owner
+ * @lock_claims: how often the server has forgotten our locks
+ * @locked_lock: protects @locked; taken before file_lock_context.flc_lock
+ * @locked: struct wfs_inode by @locked: inodes that have or had locks
  * @rcu: to free it
  */
 struct wfs_session {
@@ -426,6 +444,11 @@ struct wfs_session {
 	atomic64_t		commit_seq;
 	struct delayed_work	commit_work;
 	struct dentry		*debugfs;
+	siphash_key_t		lock_key;
+	struct wfs_unlocks	unlocks[WFS_UNLOCKS];
+	u32			lock_claims;
+	spinlock_t		locked_lock;
+	struct list_head	locked;
 	struct rcu_head		rcu;
 };
 
@@ -504,6 +527,7 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @range_sem: files: held for writing while the server changes a range, for reading while a mapping makes a
  *	page dirty; the latter with mmap_lock held
  * @put_work: drops a reference where the inode may be evicted
+ * @locked: on wfs_session.locked, protected by its lock
  */
 struct wfs_inode {
 	struct inode		inode;
@@ -534,6 +558,7 @@ struct wfs_inode {
 	struct mutex		inval_mutex;
 	struct rw_semaphore	range_sem;
 	struct work_struct	put_work;
+	struct list_head	locked;
 };
 
 static inline struct wfs_inode *WFS_I(const struct inode *inode)
@@ -566,6 +591,7 @@ int wfs_update_dir(struct inode *dir, const struct wfs_dir_change *dc, u64 start
 int wfs_revalidate(struct inode *inode, bool force);
 int wfs_revalidate_mapping(struct inode *inode);
 int wfs_revalidate_end(struct inode *inode);
+int wfs_revalidate_data(struct inode *inode);
 int wfs_settle(struct inode *inode);
 bool wfs_is_dirty(struct inode *inode);
 bool wfs_data_stale(struct inode *inode);
@@ -614,12 +640,14 @@ int wfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_acl
  * @hold: what keeps it when it is deleted
  * @cred: who opened it
  * @can_read: @io has the right to read, which a file opened for writing lacks when the user does
+ * @lost_lock: a lock that was taken through it is lost: no data goes through it until it is unlocked
  */
 struct wfs_file {
 	struct wfs_fh		io;
 	struct wfs_hold		*hold;
 	const struct cred	*cred;
 	bool			can_read;
+	bool			lost_lock;
 };
 
 extern const struct inode_operations wfs_file_inode_operations;
@@ -661,6 +689,15 @@ int wfs_zero_range(struct inode *inode, loff_t start, loff_t end);
 int wfs_truncate_pages(struct inode *inode);
 int wfs_zero_tail(struct inode *inode, loff_t size);
 int wfs_dio_wait(struct inode *inode);
+
+/* ---- lock.c: flock, POSIX and OFD locks ---- */
+
+int wfs_lock(struct file *file, int cmd, struct file_lock *fl);
+int wfs_flock(struct file *file, int cmd, struct file_lock *fl);
+void wfs_evict_locks(struct inode *inode);
+void wfs_locks_init(struct wfs_session *sess);
+void wfs_locks_lost(struct wfs_session *sess);
+int wfs_claim_locks(struct wfs_session *sess, struct socket *sock);
 
 /* ---- direct.c: O_DIRECT, and writes that can't be cached ---- */
 

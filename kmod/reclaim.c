@@ -304,6 +304,8 @@ int wfs_reclaim(struct wfs_conn *conn, struct socket *sock, bool restarted)
 		return -ENOMEM;
 	while (!err && (n = wfs_claim_holds(sess, claims, &after)))
 		err = wfs_claim_send(sess, sock, claims, n);
+	if (!err && restarted)
+		err = wfs_claim_locks(sess, sock);
 	if (!err && restarted) {
 		wfs_claim_fill(claims, 0, WFS_SESSION_RECLAIMED, NULL, 0);
 		err = wfs_claim_send(sess, sock, claims, 1);
@@ -326,6 +328,7 @@ void wfs_forgotten(struct wfs_session *sess)
 	lockdep_assert_held(&sess->hello_mutex);
 	pr_warn_ratelimited("wfs: %s: the server has forgotten this mount, which was away for longer than its lease\n",
 			    sess->opt.source);
+	wfs_locks_lost(sess);
 }
 
 /**

@@ -125,6 +125,7 @@ struct wfs_session *wfs_session_create(struct wfs_options *opt, struct fs_contex
 	mutex_init(&sess->wb_mutex);
 	spin_lock_init(&sess->wb_lock);
 	wfs_commit_init(sess);
+	wfs_locks_init(sess);
 	init_waitqueue_head(&sess->wait);
 	INIT_DELAYED_WORK(&sess->timeout_work, wfs_timeout_work);
 	wfs_holds_init(sess);
