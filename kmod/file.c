@@ -135,13 +135,20 @@ static int wfs_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
+/* Does a task that a signal killed close its files?  No further signal ends what it waits for then. */
+static bool wfs_is_dying(void)
+{
+	return (current->flags & PF_EXITING) && (current->exit_code & 0x7f);
+}
+
 /* close(2): what was written is on the server, or that it is not is told here. */
 static int wfs_file_flush(struct file *file, fl_owner_t id)
 {
 	struct inode *inode = file_inode(file);
 	int err;
 
-	if (!(file->f_mode & FMODE_WRITE))
+	/* the dying tell nobody; writeback sees to their data */
+	if (!(file->f_mode & FMODE_WRITE) || wfs_is_dying())
 		return 0;
 	err = wfs_flush(inode);
 	if (!err)
