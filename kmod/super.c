@@ -331,6 +331,11 @@ static int wfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	err = super_setup_bdi(sb);
 	if (err)
 		return err;
+	/*
+	 * Who dirties pages in a small memory cgroup waits for its writeback, not only for that of the machine:
+	 * reclaim in a cgroup does not wait for dirty pages and would have its processes killed.
+	 */
+	sb->s_iflags |= SB_I_CGROUPWB;
 	sb->s_bdi->ra_pages = max(WFS_READAHEAD, 2 * sess->opt.rsize) >> PAGE_SHIFT;
 	sb->s_bdi->io_pages = sess->opt.rsize >> PAGE_SHIFT;
 
