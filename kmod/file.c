@@ -221,7 +221,9 @@ static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	ret = wfs_revalidate_mapping(inode);
 	if (ret)
 		return ret;
-	inode_lock(inode);
+	ret = down_write_killable(&inode->i_rwsem);
+	if (ret)
+		return ret;
 	if (iocb->ki_flags & IOCB_APPEND) {
 		ret = wfs_revalidate_end(inode);
 		if (ret)
@@ -231,9 +233,9 @@ static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	if (ret <= 0)
 		goto out;
 	wfs_begin_write(inode);
-	if (iocb->ki_pos > i_size_read(inode))
-		wfs_zero_tail(inode, i_size_read(inode));
-	ret = generic_perform_write(iocb, from);
+	ret = iocb->ki_pos > i_size_read(inode) ? wfs_zero_tail(inode, i_size_read(inode)) : 0;
+	if (!ret)
+		ret = generic_perform_write(iocb, from);
 	wfs_end_write(inode);
 out:
 	inode_unlock(inode);
