@@ -577,4 +577,5 @@ died()
 }
 
 trap died EXIT
+trap : PIPE		# or an echo to somebody who has gone would end all this without a word
 echo "TAP version 13"
