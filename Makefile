@@ -40,7 +40,7 @@ server:
 san: build/tools-san/mount.wfs
 	$(MAKE) -C server SAN=1 OUT=../build/server-san
 
-tools: build/tools/mount.wfs
+tools: build/tools/mount.wfs build/tools/bench-load
 
 tests:
 	$(MAKE) -C selftests OUT=../build/selftests
@@ -118,10 +118,13 @@ demo: deps
 	$(MAKE) -s guest-build
 	tools/vm --timeout 900 -- tools/demo
 
+bench: deps
+	tools/bench $(if $(QUICK),--quick)
+
 clean:
 	rm -rf build .tmp_versions selftests/__pycache__
 	rm -f wfs.ko wfs.o wfs.mod wfs.mod.[co] modules.order Module.symvers .*.cmd .*.o
 	rm -f kmod/*.o kmod/*.mod kmod/.*.cmd kmod/.*.d
 
 .PHONY: soak all module server san tools tests man install modules_install sparse deps guest-build check debug-build check-debug check-all \
-	coverage fuzz demo clean
+	coverage fuzz demo bench clean
