@@ -3238,6 +3238,34 @@ def grace_ends_with_the_lease(s):
     tag = b.send_lock(io, 1, WR, wait=60000)
     assert pending(b, tag, 1)
     assert granted(b, tag)
+    # Somebody else has had it: not even another restart lets a claim it.
+    s.kill()
+    s.start()
+    check(session_status(s, a.session), errno.ESTALE)
+    b = conn(s, session=b.session)
+    b.lock(io, 1, WR, flags=L_RECLAIM)
+
+
+@test(args=["--lease", "2"])
+def who_claims_nothing_in_the_grace_has_lost_it(s):
+    a, b = conn(s), conn(s)
+    io = rw_file(a)
+    a.lock(io, 1, WR)
+    s.kill()
+    s.start()
+    a, b = conn(s, session=a.session), conn(s, session=b.session)
+    check(a.session_flags, KNOWN | RECLAIM)
+    tag = b.send_lock(io, 1, WR, wait=60000)
+    assert granted(b, tag)
+    with fails(errno.ENOLCK):
+        a.lock(io, 1, WR, flags=L_RECLAIM)
+    s.kill()
+    s.start()
+    a, b = conn(s, session=a.session), conn(s, session=b.session)
+    check(a.session_flags, KNOWN)
+    b.lock(io, 1, WR, flags=L_RECLAIM)
+    with fails(errno.ENOLCK):
+        a.lock(io, 1, WR, flags=L_RECLAIM)
 
 
 # ---- sessions and restarts ----

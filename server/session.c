@@ -38,6 +38,7 @@ static unsigned int unclaimed;		/* of them, those that have to claim what they h
 static bool stopping;
 
 static atomic_llong grace_end;		/* now_seconds() when the grace ended or will end */
+static atomic_bool grace_over;		/* set when nobody can claim any more: under sessions_lock */
 static uint64_t life;			/* these three: set before the first thread starts */
 static int dir_fd;			/* where the files are */
 static unsigned int under_way;		/* operations, when the process before was killed */
@@ -67,7 +68,7 @@ uint64_t session_life(void)
  */
 bool session_in_grace(void)
 {
-	return now_seconds() < atomic_load_explicit(&grace_end, memory_order_relaxed);
+	return !atomic_load_explicit(&grace_over, memory_order_acquire);
 }
 
 /**
@@ -75,8 +76,9 @@ bool session_in_grace(void)
  */
 bool session_settling(void)
 {
-	return now_seconds() < atomic_load_explicit(&grace_end, memory_order_relaxed) +
-	       MIN(SETTLE_SECONDS, (time_t)cfg.lease);
+	return session_in_grace() ||
+	       now_seconds() < atomic_load_explicit(&grace_end, memory_order_relaxed) +
+			       MIN(SETTLE_SECONDS, (time_t)cfg.lease);
 }
 
 /* Under sessions_lock. */
@@ -84,8 +86,10 @@ static void claimed(struct session *s)
 {
 	if (!(atomic_fetch_and(&s->head->flags, ~HEAD_RECLAIM) & HEAD_RECLAIM) || --unclaimed)
 		return;
-	if (session_in_grace())
+	if (session_in_grace()) {
 		atomic_store(&grace_end, now_seconds());
+		atomic_store(&grace_over, true);
+	}
 }
 
 /* There is something that the session has to claim after a restart: a hold, a lock. */
@@ -336,6 +340,7 @@ void session_init(void)
 	try_file();
 	load_sessions();
 	atomic_store(&grace_end, now_seconds() + (unclaimed ? (time_t)cfg.lease : -SETTLE_SECONDS));
+	atomic_store(&grace_over, !unclaimed);
 	if (nsessions)
 		log_msg("%u sessions go on, %u of them have to claim what they held; "
 			"%u operations were under way", nsessions, unclaimed, under_way);
@@ -354,9 +359,10 @@ static void release_all(struct session *s)
 	unlinkat(dir_fd, file_name(s).s, 0);
 }
 
-/* Under sessions_lock. */
+/* Under sessions_lock.  Nobody gets what it held before the next restart, too, has forgotten it. */
 static void end_session(struct session *s)
 {
+	unlinkat(dir_fd, file_name(s).s, 0);
 	LIST_REMOVE(s, list);
 	nsessions--;
 	s->ended = true;
@@ -408,11 +414,32 @@ void session_reclaimed(struct session *s)
 	pthread_mutex_unlock(&sessions_lock);
 }
 
+/*
+ * Under sessions_lock.  Who has not claimed what he held by now has lost it: others may have it from here on, so
+ * not even another restart may let him claim it.
+ */
+static void end_grace(void)
+{
+	struct session *s, *next;
+
+	for (s = LIST_FIRST(&sessions); s && unclaimed; s = next) {
+		next = LIST_NEXT(s, list);
+		if (!(atomic_load(&s->head->flags) & HEAD_RECLAIM))
+			continue;
+		if (s->users)
+			claimed(s);
+		else
+			end_session(s);
+	}
+}
+
 void session_expire(time_t now)
 {
 	struct session *s, *next;
 
 	pthread_mutex_lock(&sessions_lock);
+	if (session_in_grace() && now >= atomic_load(&grace_end) && !stopping)
+		end_grace();
 	for (s = LIST_FIRST(&sessions); s && !stopping; s = next) {
 		next = LIST_NEXT(s, list);
 		if (!s->users && s->expires <= now)
