@@ -28,11 +28,14 @@ class Recorder:
 
     def __init__(self, server):
         self.c = conn(server)
+        self.seq = 4
 
     def __call__(self, op, body=b"", data=b"", room=0, name=None):
         c = self.c
         frame = pack_request(op, body, data, cred=(0, 0, (7, 8)), slot=3, seq=5)
-        c.sock.sendall(frame)
+        # the server remembers what a slot has done
+        self.seq += 1
+        c.sock.sendall(pack_request(op, body, data, cred=(0, 0, (7, 8)), slot=3, seq=self.seq))
         rep = c.recv()
         hdr = REP.pack(MAGIC, op, 0, 3, 5, len(rep.body), len(rep.data), rep.status, rep.info)
         name = name or OPS[op]
