@@ -99,7 +99,8 @@ debug-build: guest-build
 # A thousand kills: so many on each of two file systems.
 WFS_KILLS ?= 500
 soak: deps guest-build
-	tools/vm --mem 5G --timeout 14400 -- env WFS_KILLS=$(WFS_KILLS) WFS_TIMEOUT=14000 selftests/run kill9
+	tools/vm --mem 5G --timeout 21600 -- env WFS_KILLS=$(WFS_KILLS) WFS_SOAK=1 WFS_TIMEOUT=14000 \
+		selftests/run kill9 network memcg model mounts24 survival clients
 
 check-debug: deps
 	tools/check --debug $(T)
