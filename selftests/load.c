@@ -1045,6 +1045,9 @@ static void op_link(void)
 		want = EEXIST;
 	else if (nodes[i].type == DIRECTORY)
 		want = EPERM;
+	/* both are right, and what a client has cached of the new name decides which one comes first */
+	if (want == EEXIST && nodes[i].type == DIRECTORY)
+		return;
 	say("link %s as %s", path, new);
 	TRY(want, link(path, new));
 	if (want)
