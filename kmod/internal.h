@@ -109,6 +109,7 @@ enum wfs_req_state {
  * @pos: for reads and writes: offset in the file in bytes
  * @len: for reads and writes: length in bytes
  * @done: for wfs_req_call()
+ * @head_inline, @bvec_inline: what @head and @bvec are as long as it is enough
  */
 struct wfs_req {
 	struct list_head	link;
