@@ -372,7 +372,8 @@ bool wfs_data_stale(struct inode *inode)
 {
 	struct wfs_inode *wi = WFS_I(inode);
 
-	return test_bit(WFS_INO_STALE_DATA, &wi->flags) || test_bit(WFS_INO_DROPPING, &wi->flags);
+	/* in this order, and before the page cache is looked at: pairs with wfs_revalidate_mapping() */
+	return test_bit_acquire(WFS_INO_STALE_DATA, &wi->flags) || test_bit_acquire(WFS_INO_DROPPING, &wi->flags);
 }
 
 /**
@@ -402,7 +403,8 @@ int wfs_revalidate_mapping(struct inode *inode)
 		if (err)
 			set_bit(WFS_INO_STALE_DATA, &wi->flags);
 	}
-	clear_bit(WFS_INO_DROPPING, &wi->flags);
+	/* and whoever does not see DROPPING any more does not find what was dropped */
+	clear_bit_unlock(WFS_INO_DROPPING, &wi->flags);
 	mutex_unlock(&wi->inval_mutex);
 	/* busy: somebody writes to it through a mapping just now; what is shared so is not coherent anyway */
 	if (err && err != -EBUSY)

@@ -213,6 +213,7 @@ static void wfs_writeback_done(struct wfs_req *req)
 		set_bit(WFS_INO_UNSETTLED, &wi->flags);
 	if (!--wi->wb_inflight) {
 		wi->wb_overlap = false;
+		smp_mb();	/* the count is seen by who goes to sleep, or it is seen here that he does */
 		wake_up_var(&wi->wb_inflight);
 	}
 	spin_unlock(&wi->lock);
