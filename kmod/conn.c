@@ -907,11 +907,13 @@ static void wfs_recover_work(struct work_struct *work)
 void wfs_conn_check_timeout(struct wfs_conn *conn)
 {
 	unsigned long timeo = wfs_timeo(conn->sess);
+	bool late = false, hopeless;
 	unsigned int slot;
-	bool late = false;
 	LIST_HEAD(ended);
 
 	spin_lock_bh(&conn->lock);
+	/* what came from another connection may have missed what made this one so: umount -f */
+	hopeless = conn->state != WFS_CONN_READY && wfs_conn_hopeless(conn);
 	if (conn->state == WFS_CONN_READY) {
 		if (conn->inflight)
 			late = time_after(jiffies, READ_ONCE(conn->progress) + timeo);
@@ -919,9 +921,9 @@ void wfs_conn_check_timeout(struct wfs_conn *conn)
 			if (wfs_conn_give_up(conn, conn->slots[slot].req, false) == -ETIMEDOUT)
 				late = true;
 	} else {
-		wfs_conn_expire(conn, &conn->resend, false, &ended);
+		wfs_conn_expire(conn, &conn->resend, hopeless, &ended);
 	}
-	wfs_conn_expire(conn, &conn->pending, false, &ended);
+	wfs_conn_expire(conn, &conn->pending, hopeless, &ended);
 	spin_unlock_bh(&conn->lock);
 
 	wfs_conn_end_list(conn, &ended);
