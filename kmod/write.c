@@ -3,38 +3,121 @@
  * write.c - buffered writes and writeback
  *
  * A folio remembers which of its bytes are dirty, and only those go to the server: clients that
- * write to different parts of a file do not undo each other's writes.  folio->private holds that
- * range (from << 32 | to, bytes), under the folio's lock; a dirty folio without one is dirty as a whole.
+ * write to different parts of a file do not undo each other's writes.
  */
 #include <linux/writeback.h>
 
 #include "internal.h"
 
+/**
+ * struct wfs_dirty - folio->private: which bytes of a folio are dirty
+ * @writes: WRITEs of the folio that are under way, and one more while they are made
+ * @max: room in @range: enough for pages of the folio in any order
+ * @nr: ranges; 0 in a dirty folio: who made it dirty has not said where (it had a page pinned), so all of it is
+ * @range: bytes of the folio, ascending, with gaps between them
+ *
+ * The folio's lock protects all but @writes.  It is there as long as the folio is dirty or under writeback.
+ */
+struct wfs_dirty {
+	atomic_t	writes;
+	unsigned int	max;
+	unsigned int	nr;
+	struct {
+		u32	from, to;
+	} range[] __counted_by(max);
+};
+
+#define WFS_DIRTY_MIN	6u	/* ranges of a page: with them it has 64 bytes */
+
+static int wfs_writeback_folio(struct folio *folio, struct wfs_req **reqp, unsigned int want);
+static void wfs_writeback_submit(struct wfs_req *req);
+
+/* ---- what is dirty ---- */
+
+/* That of a locked folio, made when there is none; NULL without memory. */
+static struct wfs_dirty *wfs_dirty_get(struct folio *folio, gfp_t gfp)
+{
+	unsigned int max = max(folio_nr_pages(folio) / 2 + 1, (size_t)WFS_DIRTY_MIN);
+	struct wfs_dirty *d = folio_get_private(folio);
+
+	if (d)
+		return d;
+	d = kzalloc(struct_size(d, range, max), gfp);
+	if (d) {
+		d->max = max;
+		folio_attach_private(folio, d);
+	}
+	return d;
+}
+
+/* There is room for one more range. */
+static void wfs_dirty_add(struct wfs_dirty *d, u32 from, u32 to)
+{
+	unsigned int i, n;
+
+	for (i = 0; i < d->nr && d->range[i].to < from; i++)
+		;
+	/* those that it touches become one with it */
+	for (n = 0; i + n < d->nr && d->range[i + n].from <= to; n++) {
+		from = min(from, d->range[i + n].from);
+		to = max(to, d->range[i + n].to);
+	}
+	memmove(d->range + i + 1, d->range + i + n, (d->nr - i - n) * sizeof(d->range[0]));
+	d->nr += 1 - n;
+	d->range[i].from = from;
+	d->range[i].to = to;
+}
+
+/*
+ * Prepare that bytes of a locked folio become dirty.  A folio that has all the ranges that there is room for is
+ * written first.  Return 0 or, with the folio unlocked, -EAGAIN when it has to be looked at again, -ENOMEM, -EINTR
+ * when killed, or why it could not be written.
+ */
+static int wfs_dirty_prepare(struct folio *folio)
+{
+	struct wfs_dirty *d = wfs_dirty_get(folio, GFP_NOFS);
+	struct wfs_req *req = NULL;
+	int err;
+
+	if (d && d->nr < d->max)
+		return 0;
+	if (!d) {
+		folio_unlock(folio);
+		return -ENOMEM;
+	}
+	if (folio_test_writeback(folio)) {
+		folio_unlock(folio);
+		err = folio_wait_writeback_killable(folio);
+	} else {
+		folio_clear_dirty_for_io(folio);
+		err = wfs_writeback_folio(folio, &req, 1);
+		wfs_writeback_submit(req);
+	}
+	return err ?: -EAGAIN;
+}
+
+/* After wfs_dirty_prepare(), under the same lock. */
 static void wfs_set_dirty(struct folio *folio, size_t from, size_t to)
 {
-	unsigned long range = (unsigned long)folio_get_private(folio);
+	struct wfs_dirty *d = folio_get_private(folio);
 
-	if (range) {
-		from = min_t(size_t, from, range >> 32);
-		to = max_t(size_t, to, range & U32_MAX);
-		folio_change_private(folio, (void *)(from << 32 | to));
-	} else if (!folio_test_dirty(folio)) {
-		folio_attach_private(folio, (void *)(from << 32 | to));
-	}
+	if (folio_test_dirty(folio) && !d->nr)
+		wfs_dirty_add(d, 0, folio_size(folio));
+	wfs_dirty_add(d, from, to);
 	folio_mark_dirty(folio);
 }
 
 static void wfs_invalidate_folio(struct folio *folio, size_t offset, size_t length)
 {
 	if (!offset && length == folio_size(folio))
-		folio_detach_private(folio);
+		kfree(folio_detach_private(folio));
 }
 
 static bool wfs_release_folio(struct folio *folio, gfp_t gfp)
 {
 	if (folio_test_dirty(folio) || folio_test_writeback(folio))
 		return false;
-	folio_detach_private(folio);
+	kfree(folio_detach_private(folio));
 	return true;
 }
 
@@ -93,8 +176,15 @@ again:
 	folio_put(folio);
 	return err;
 ready:
-	*foliop = folio;
-	return 0;
+	err = wfs_dirty_prepare(folio);
+	if (!err) {
+		*foliop = folio;
+		return 0;
+	}
+	folio_put(folio);
+	if (err == -EAGAIN)
+		goto again;
+	return err;
 }
 
 static int wfs_write_end(struct file *file, struct address_space *mapping, loff_t pos, unsigned int len,
@@ -128,6 +218,7 @@ vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf)
 	/* for who is killed: a fault that is tried again would be so for ever in the kernel's copy_to_user() */
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 	size_t from;
+	int err;
 
 	sb_start_pagefault(inode->i_sb);
 	/* not while the server changes a part of the file; see range.c */
@@ -138,6 +229,11 @@ vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf)
 	if (folio->mapping != inode->i_mapping || pos >= i_size_read(inode)) {
 		folio_unlock(folio);
 		ret = VM_FAULT_NOPAGE;
+		goto out_range;
+	}
+	err = wfs_dirty_prepare(folio);
+	if (err) {
+		ret = err == -EAGAIN ? VM_FAULT_NOPAGE : vmf_error(err);
 		goto out_range;
 	}
 	from = offset_in_folio(folio, pos);
@@ -193,6 +289,15 @@ void wfs_wrote(struct inode *inode, const struct wfs_write_rep *rep, u64 start)
 	wfs_update_attr_wire(inode, &rep->attr, start, WFS_ATTR_WROTE);
 }
 
+/* One of wfs_dirty.writes is over. */
+static void wfs_folio_written(struct folio *folio)
+{
+	struct wfs_dirty *d = folio_get_private(folio);
+
+	if (atomic_dec_and_test(&d->writes))
+		folio_end_writeback(folio);
+}
+
 static void wfs_writeback_done(struct wfs_req *req)
 {
 	struct address_space *mapping = req->private;
@@ -219,7 +324,7 @@ static void wfs_writeback_done(struct wfs_req *req)
 	spin_unlock(&wi->lock);
 	/* the last folio lets the inode go, unless the request holds it */
 	for (i = 0; i < req->nr_bvec; i++)
-		folio_end_writeback(page_folio(req->bvec[i].bv_page));
+		wfs_folio_written(page_folio(req->bvec[i].bv_page));
 
 	spin_lock(&sess->wb_lock);
 	if (!--sess->wb_count[req->wb_phase])
@@ -312,54 +417,67 @@ static struct wfs_req *wfs_writeback_req(struct inode *inode, u64 pos, unsigned 
 	return req;
 }
 
+/* Add bytes of a folio that is under writeback to *@reqp.  Return 0 or a negative errno. */
+static int wfs_writeback_range(struct folio *folio, u32 from, u32 to, struct wfs_req **reqp, unsigned int want)
+{
+	struct wfs_dirty *d = folio_get_private(folio);
+	struct inode *inode = folio->mapping->host;
+	u32 wsize = wfs_sess(inode->i_sb)->opt.wsize;
+	loff_t pos = folio_pos(folio) + from;
+	struct wfs_req *req = *reqp;
+
+	if (req && (req->nr_bvec == req->max_bvec || req->len + (to - from) > wsize || req->pos + req->len != pos)) {
+		wfs_writeback_submit(req);
+		req = NULL;
+	}
+	if (!req) {
+		req = wfs_writeback_req(inode, pos, want);
+		*reqp = NULL;
+		if (IS_ERR(req)) {
+			mapping_set_error(inode->i_mapping, PTR_ERR(req));
+			return PTR_ERR(req);
+		}
+		*reqp = req;
+	}
+	atomic_inc(&d->writes);
+	bvec_set_folio(&req->bvec[req->nr_bvec++], folio, to - from, from);
+	req->len += to - from;
+	return 0;
+}
+
 /**
  * wfs_writeback_folio - add a folio's dirty bytes to a request
- * @folio: locked, its dirty flag cleared; unlocked on return
- * @reqp: the request that is being filled, or NULL; submitted when the folio does not go on where it ends
+ * @folio: locked, its dirty flag cleared, not under writeback; unlocked on return
+ * @reqp: the request that is being filled, or NULL; submitted when what follows does not go on where it ends
  * @want: folios that may follow
  *
  * Return: 0 or a negative errno.
  */
 static int wfs_writeback_folio(struct folio *folio, struct wfs_req **reqp, unsigned int want)
 {
-	struct inode *inode = folio->mapping->host;
-	u32 wsize = wfs_sess(inode->i_sb)->opt.wsize;
-	unsigned long range = (unsigned long)folio_detach_private(folio);
-	size_t from = range >> 32;
-	size_t to = range ? range & U32_MAX : folio_size(folio);
-	loff_t size = i_size_read(inode);
-	loff_t start = folio_pos(folio);
-	struct wfs_req *req = *reqp;
+	/* there is one, unless a page was pinned until after the folio was written and its wfs_dirty freed */
+	struct wfs_dirty *d = wfs_dirty_get(folio, GFP_NOFS | __GFP_NOFAIL);
+	loff_t left = i_size_read(folio->mapping->host) - folio_pos(folio);
+	unsigned int i;
+	int err = 0;
 
+	if (!d->nr)
+		wfs_dirty_add(d, 0, folio_size(folio));
 	/* behind the end of the file there is nothing to write, and nothing that may be seen later */
-	if (start + to > size) {
-		if (size <= start + (loff_t)from) {
-			folio_unlock(folio);
-			return 0;
-		}
-		to = size - start;
-		folio_zero_segment(folio, to, folio_size(folio));
-	}
-	if (req && (req->nr_bvec == req->max_bvec || req->len + (to - from) > wsize ||
-		    req->pos + req->len != start + from)) {
-		wfs_writeback_submit(req);
-		req = NULL;
-	}
-	if (!req) {
-		req = wfs_writeback_req(inode, start + from, want);
-		*reqp = NULL;
-		if (IS_ERR(req)) {
-			mapping_set_error(inode->i_mapping, PTR_ERR(req));
-			folio_unlock(folio);
-			return PTR_ERR(req);
-		}
-		*reqp = req;
-	}
+	if (left < (loff_t)folio_size(folio))
+		folio_zero_segment(folio, max(left, 0ll), folio_size(folio));
+	/* while we make WRITEs those that have a reply already don't end it */
+	atomic_set(&d->writes, 1);
 	folio_start_writeback(folio);
+	for (i = 0; i < d->nr && d->range[i].from < left && !err; i++)
+		err = wfs_writeback_range(folio, d->range[i].from, min_t(loff_t, d->range[i].to, left), reqp, want);
+	d->nr = 0;
+	/* who has pinned a page may write to it at any time, and make the folio dirty after that */
+	if (folio_maybe_dma_pinned(folio))
+		wfs_dirty_add(d, 0, folio_size(folio));
 	folio_unlock(folio);
-	bvec_set_folio(&req->bvec[req->nr_bvec++], folio, to - from, from);
-	req->len += to - from;
-	return 0;
+	wfs_folio_written(folio);
+	return err;
 }
 
 static int wfs_writepages(struct address_space *mapping, struct writeback_control *wbc)

@@ -345,6 +345,68 @@ TEST_F(mounts, dirty_data_is_kept)
 	ASSERT_TRUE(opened_has(ON(A, "f"), 0, 1, 2));
 }
 
+/* Writes 100 bytes at @off through @fd, and all the others of the @step bytes from @off on through the other mount. */
+static int write_between(int fd, const char *other, int off, int step)
+{
+	char buf[100];
+
+	fill(buf, sizeof(buf), off, 2);
+	return pwrite_all(fd, buf, sizeof(buf), off) == sizeof(buf) &&
+	       !put(other, off + sizeof(buf), step - sizeof(buf), 3) ? 0 : -1;
+}
+
+static bool written_between(int fd, int off, int step)
+{
+	return has(fd, off, 100, 2) && has(fd, off + 100, step - 100, 3);
+}
+
+TEST_F(mounts, only_what_is_dirty_is_sent)
+{
+	int fd, local;
+
+	/* in one piece: one large folio; and more pieces in it than it remembers, so that it is written on the way */
+	OK(put(ON(B, "f"), 0, LEN, 1));
+	fd = open(ON(B, "f"), O_RDWR);
+	OK(fd);
+	for (int off = 0; off < 40000; off += 1000)
+		OK(write_between(fd, ON(A, "f"), off, 1000));
+	OK(fsync(fd));
+	OK(close(fd));
+	local = open(LOCAL("f"), O_RDONLY);
+	OK(local);
+	for (int off = 0; off < 40000; off += 1000) {
+		ASSERT_TRUE(written_between(local, off, 1000)) TH_LOG("at %d", off);
+	}
+	OK(close(local));
+}
+
+TEST_F(mounts, only_what_is_dirty_is_sent_of_a_mapping)
+{
+	int fd, local;
+	char *map;
+
+	OK(put(ON(B, "f"), 0, LEN, 1));
+	fd = open(ON(B, "f"), O_RDWR);
+	OK(fd);
+	map = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	/* every other page, and a piece in the middle of each other one */
+	for (int off = 0; off < LEN; off += 8192) {
+		OK(write_between(fd, ON(A, "f"), off + 5000, 3000));
+		fill(map + off, 4096, off, 2);
+	}
+	OK(munmap(map, LEN));
+	OK(fsync(fd));
+	OK(close(fd));
+	local = open(LOCAL("f"), O_RDONLY);
+	OK(local);
+	for (int off = 0; off < LEN; off += 8192) {
+		ASSERT_TRUE(has(local, off, 4096, 2)) TH_LOG("page at %d", off);
+		ASSERT_TRUE(written_between(local, off + 5000, 3000)) TH_LOG("at %d", off + 5000);
+	}
+	OK(close(local));
+}
+
 TEST_F(mounts, append)
 {
 	enum { ROUNDS = 20, REC = 100 };
