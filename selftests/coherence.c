@@ -53,7 +53,7 @@ static const char *on(const char *dir, const char *name)
 #define ON(mount, name) on(self->dir[mount], name)
 #define LOCAL(name) on(self->server, name)
 
-/* Requests of @op on a mount; without @op all but OPEN and CLOSE, for which nobody waits. */
+/* Requests of @op on a mount; without @op all but OPEN, CLOSE and COMMIT, for which nobody waits. */
 static long sent(int mount, const char *op)
 {
 	char path[PATH_MAX], name[64];
@@ -65,7 +65,7 @@ static long sent(int mount, const char *op)
 	if (!f)
 		return -1;
 	while (fscanf(f, "%63s %ld %ld", name, &requests, &errors) == 3)
-		if (op ? !strcmp(op, name) : strcmp(name, "OPEN") && strcmp(name, "CLOSE"))
+		if (op ? !strcmp(op, name) : strcmp(name, "OPEN") && strcmp(name, "CLOSE") && strcmp(name, "COMMIT"))
 			sum += requests;
 	fclose(f);
 	return sum;
