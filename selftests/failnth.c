@@ -2,15 +2,20 @@
 /*
  * failnth - let every allocation of an operation fail, one after the other
  *
- *	failnth PORT		in the guest, with the debug kernel; faults.test sets up what it needs
- *	failnth MODULE.ko	the loading of the module instead
+ *	failnth PORT [OPERATION...]	in the guest, with the debug kernel; faults.test sets up what it needs
+ *	failnth MODULE.ko		the loading of the module instead
+ *
+ * OPERATION is the name of one in the table below or a pattern of the shell's, like "*read": only these.
  *
  * Each operation runs with the first allocation that it makes in the module's name failing, then with the second,
- * and so on until it runs through without a failure.  Whatever failed, the operation succeeds or says ENOMEM or EIO;
- * and the same operation works right after it, with the right data.
+ * and so on until it runs through without a failure.  Whatever failed, the operation succeeds or says ENOMEM, EIO,
+ * ENOBUFS or, for a lock, ENOLCK;
+ * and the same operation works right after it, with the right data.  With WFS_SHORT=1 ever more allocations are left out
+ * the further on they are: most of them are alike.
  *
  * Environment: WFS_TEST_DIR, WFS_EXPORT_DIR (as wfs_test.h has them)
  */
+#include <fnmatch.h>
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/statfs.h>
@@ -19,7 +24,8 @@
 #include <sys/xattr.h>
 #include "wfs_test.h"
 
-#define LEN		(300 * 1024)
+#define LEN		(100 * 1024)	/* more pages than fit into a request without an allocation */
+#define ENTRIES		6
 #define MOST		2000		/* allocations that no operation makes */
 #define MOUNT		"/mnt/failnth"
 #define WRONG		(-2)		/* what an operation returns when the data is wrong */
@@ -78,7 +84,7 @@ static int cold_dir(void)
 
 	if (mkdir(path, 0755))
 		return -1;
-	for (int i = 0; i < 50; i++) {
+	for (int i = 0; i < ENTRIES; i++) {
 		snprintf(entry, sizeof(entry), "%s/%d", path, i);
 		if (mknod(entry, S_IFREG | 0644, 0))
 			return -1;
@@ -101,6 +107,23 @@ static int with_xattr(void)
 	if (cold_file())
 		return -1;
 	return setxattr(path, "user.a", "value", 5, 0);
+}
+
+static int lock(int file, int cmd, int type, off_t start, off_t len)
+{
+	struct flock fl = { .l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = len };
+
+	return fcntl(file, cmd, &fl) ?: cmd == F_OFD_GETLK && fl.l_type != F_UNLCK;
+}
+
+static int flocked(void)
+{
+	return cold_open() ?: flock(fd, LOCK_SH);
+}
+
+static int read_locked(void)
+{
+	return cold_open() ?: lock(fd, F_SETLK, F_RDLCK, 0, 100);
 }
 
 static int mounted(void)
@@ -205,7 +228,7 @@ static int op_readdir(void)
 	errno = err;
 	if (err)
 		return -1;
-	return n == 52 ? 0 : WRONG;
+	return n == ENTRIES + 2 ? 0 : WRONG;
 }
 
 static int compare(ssize_t n)
@@ -358,6 +381,36 @@ static int op_removexattr(void)
 	return removexattr(name, "user.a");
 }
 
+static int op_flock(void)
+{
+	return flock(fd, LOCK_EX | LOCK_NB);
+}
+
+static int op_lock(void)
+{
+	return lock(fd, F_SETLK, F_WRLCK, 0, 50);
+}
+
+static int op_lock_more(void)
+{
+	return lock(fd, F_SETLK, F_WRLCK, 50, 100);
+}
+
+static int op_unlock(void)
+{
+	return lock(fd, F_SETLK, F_UNLCK, 0, 0);
+}
+
+static int op_unlock_inside(void)
+{
+	return lock(fd, F_SETLK, F_UNLCK, 20, 10);
+}
+
+static int op_unflock(void)
+{
+	return flock(fd, LOCK_UN);
+}
+
 static int op_statfs(void)
 {
 	struct statfs st;
@@ -501,6 +554,74 @@ static int cut(int ret)
 	return 0;
 }
 
+/* The server has the lock, or it will be free there. */
+static int check_flock(int ret)
+{
+	int in = open(path, O_RDWR), got;
+	double until = now() + slow(5);
+
+	while ((got = flock(in, LOCK_EX | LOCK_NB)) && ret && now() < until)
+		usleep(10000);
+	close(in);
+	return !got == !ret ? WRONG : 0;
+}
+
+static int unflocked(int ret)
+{
+	return ret ? WRONG : check_flock(-1);
+}
+
+/* Nobody but the server has a lock on @len bytes from @start on; @want: whether it has, or has in the end. */
+static int check_lock(off_t start, off_t len, bool want)
+{
+	int in = open(path, O_RDWR), got;
+	double until = now() + slow(5);
+
+	while ((got = lock(in, F_OFD_GETLK, F_WRLCK, start, len)) == 1 && !want && now() < until)
+		usleep(10000);
+	close(in);
+	return got < 0 ? -1 : got == want ? 0 : WRONG;
+}
+
+static int locked(int ret)
+{
+	return check_lock(0, 50, !ret);
+}
+
+/* The lock that read_locked() took is there, or whoever relies on it hears that it is not. */
+static int kept_or_lost(void)
+{
+	char byte;
+
+	if (pread(fd, &byte, 1, 0) == 1)
+		return check_lock(0, 1, true) ?: check_lock(99, 1, true);
+	if (errno != EIO || lock(fd, F_SETLK, F_UNLCK, 0, 0) || pread(fd, &byte, 1, 0) != 1)
+		return WRONG;
+	return check_lock(0, 0, false);
+}
+
+static int locked_again(int ret)
+{
+	return ret ? kept_or_lost() : check_lock(0, 50, true) ?: check_lock(50, 50, true);
+}
+
+static int locked_more(int ret)
+{
+	if (ret)
+		return kept_or_lost() ?: check_lock(100, 50, false);
+	return check_lock(0, 50, true) ?: check_lock(100, 50, true);
+}
+
+static int unlocked(int ret)
+{
+	return ret ? WRONG : check_lock(0, 0, false);
+}
+
+static int unlocked_inside(int ret)
+{
+	return check_lock(0, 20, true) ?: check_lock(20, 10, ret) ?: check_lock(30, 70, true);
+}
+
 static int not_mounted(int ret)
 {
 	return ret == 0 ? umount(MOUNT) : 0;
@@ -564,13 +685,22 @@ static const struct op {
 	{ "getxattr",		with_xattr,	op_getxattr,	nothing },
 	{ "listxattr",		with_xattr,	op_listxattr,	nothing },
 	{ "removexattr",	with_xattr,	op_removexattr,	nothing },
+	{ "flock",		cold_open,	op_flock,	check_flock },
+	{ "flock of flocked",	flocked,	op_flock,	check_flock },
+	{ "funlock",		flocked,	op_unflock,	unflocked },
+	{ "close of flocked",	flocked,	op_close,	unflocked },
+	{ "lock",		cold_open,	op_lock,	locked },
+	{ "lock of locked",	read_locked,	op_lock,	locked_again },
+	{ "lock of more",	read_locked,	op_lock_more,	locked_more },
+	{ "unlock",		read_locked,	op_unlock,	unlocked },
+	{ "unlock inside",	read_locked,	op_unlock_inside, unlocked_inside },
+	{ "close of locked",	read_locked,	op_close,	unlocked },
 	{ "statfs",		no_file,	op_statfs,	nothing },
 	{ "mount",		no_file,	op_mount,	not_mounted },
 	{ "umount",		mounted,	op_umount,	succeeded },
 	{ "remount",		mounted,	op_remount,	unmount },
 }, load_ops[] = {
-	/* makes hundreds, most of them the kernel's own for slab caches and work queues, and takes long: with WFS_SHORT
-	 * each tenth */
+	/* makes hundreds, most of them the kernel's own for slab caches and work queues */
 	{ "load",		no_file,	op_load,	unload_if },
 };
 
@@ -631,7 +761,7 @@ static const char *one_failure(const struct op *op, unsigned int n, bool *inject
 	err = errno;
 	*injected = arm(0) == 0;
 	errno = err;
-	if (*ret == WRONG || (*ret && (!*injected || (err != ENOMEM && err != EIO && err != ENOBUFS)))) {
+	if (*ret == WRONG || (*ret && (!*injected || (err != ENOMEM && err != EIO && err != ENOBUFS && err != ENOLCK)))) {
 		snprintf(wrong, sizeof(wrong), "%s", outcome(*ret));
 		return wrong;
 	}
@@ -659,7 +789,7 @@ static bool every_failure(const struct op *op, unsigned int *failures, unsigned 
 	unsigned int n, bad = 0;
 	bool injected = true;
 
-	for (n = 1; n < MOST && bad < 3 && injected; n += op->run == op_load ? 10 / reps(10) : 1) {
+	for (n = 1; n < MOST && bad < 3 && injected; n += reps(10) < 10 ? 1 + n / 8 : 1) {
 		int ret = 0;
 		const char *wrong = one_failure(op, n, &injected, &ret);
 
@@ -674,19 +804,29 @@ static bool every_failure(const struct op *op, unsigned int *failures, unsigned 
 	return n < MOST && !bad;
 }
 
+static bool chosen(const struct op *op, char *const *patterns)
+{
+	bool none = !*patterns;
+
+	for (; *patterns; patterns++)
+		if (!fnmatch(*patterns, op->name, 0))
+			return true;
+	return none;
+}
+
 int main(int argc, char **argv)
 {
-	const struct op *op = ops;
+	unsigned int failures, errors, number = 0, failed = 0;
+	const struct op *op, *all = ops;
 	size_t count = ARRAY_SIZE(ops);
-	int failed = 0;
 
-	if (argc != 2) {
-		fprintf(stderr, "usage: failnth PORT|MODULE.ko\n");
+	if (argc < 2) {
+		fprintf(stderr, "usage: failnth PORT|MODULE.ko [OPERATION...]\n");
 		return 3;
 	}
 	if (strchr(argv[1], '/')) {
 		module = argv[1];
-		op = load_ops;
+		all = load_ops;
 		count = ARRAY_SIZE(load_ops);
 	}
 	mkdir(MOUNT, 0755);
@@ -698,20 +838,24 @@ int main(int argc, char **argv)
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	fill(data, LEN, 0, 1);
-	printf("TAP version 13\n1..%zu\n", count);
-	for (size_t i = 0; i < count; i++, op++) {
-		unsigned int failures = 0, errors = 0;
+	printf("TAP version 13\n");
+	for (op = all; op < all + count; op++) {
 		double began = now();
-		bool good = every_failure(op, &failures, &errors);
+		bool good;
 
+		if (!chosen(op, argv + 2))
+			continue;
+		failures = errors = 0;
+		good = every_failure(op, &failures, &errors);
 		clean();
 		if (!failures && good) {
 			printf("# %s: nothing was made to fail\n", op->name);
 			good = false;
 		}
-		printf("%sok %zu %s: %u failed allocations, %u errors # %.1f s\n", good ? "" : "not ", i + 1, op->name,
+		printf("%sok %u %s: %u failed allocations, %u errors # %.1f s\n", good ? "" : "not ", ++number, op->name,
 		       failures, errors, now() - began);
 		failed += !good;
 	}
+	printf("1..%u\n", number);
 	return failed != 0;
 }
