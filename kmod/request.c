@@ -47,10 +47,11 @@ void wfs_req_exit(void)
  * @op: enum wfs_op
  * @cred: whose request it is; uid, gid and groups go out with it
  * @body_len: bytes of body
- * @gfp: GFP_KERNEL, or GFP_NOFS on the writeback path, where this can't fail while @body_len is that of
- *	a READ, WRITE or COMMIT
+ * @gfp: GFP_KERNEL, or GFP_NOFS on the writeback path and for what has to be given back, where this can't fail
+ *	while the body fits beside the header in WFS_REQ_HEAD
  *
- * Groups that need memory which is not there are left out: that can only take rights away.
+ * For GFP_NOFS groups that need memory which is not there are left out: what is sent so has its rights by an
+ * I/O handle, or needs none.
  *
  * Return: the request, its body zeroed, with one reference, or NULL.
  */
@@ -74,11 +75,12 @@ struct wfs_req *wfs_req_alloc(struct wfs_session *sess, u8 op, const struct cred
 	len = sizeof(*hdr) + ngroups * sizeof(*groups) + body_len;
 	if (len > WFS_REQ_HEAD) {
 		req->head = kmalloc(len, gfp | __GFP_NOWARN);
-		if (!req->head && sizeof(*hdr) + body_len <= WFS_REQ_HEAD) {
+		if (!req->head && !(gfp & __GFP_FS) && sizeof(*hdr) + body_len <= WFS_REQ_HEAD) {
 			req->head = req->head_inline;
 			ngroups = 0;
 			len = sizeof(*hdr) + body_len;
 		} else if (!req->head) {
+			/* without a group the caller may have more rights as well as fewer */
 			mempool_free(req, wfs_req_pool);
 			return NULL;
 		}

@@ -16,6 +16,7 @@
  * Environment: WFS_TEST_DIR, WFS_EXPORT_DIR (as wfs_test.h has them)
  */
 #include <fnmatch.h>
+#include <grp.h>
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/statfs.h>
@@ -26,6 +27,7 @@
 
 #define LEN		(100 * 1024)	/* more pages than fit into a request without an allocation */
 #define ENTRIES		6
+#define GROUPS		200		/* more than fit into a request without an allocation */
 #define MOST		2000		/* allocations that no operation makes */
 #define MOUNT		"/mnt/failnth"
 #define WRONG		(-2)		/* what an operation returns when the data is wrong */
@@ -102,6 +104,12 @@ static int cold_link(void)
 	return symlink("some/target", path);
 }
 
+/* A file that everybody may read, but the members of a group. */
+static int file_without_group(void)
+{
+	return cold_file() ?: chmod(path, 0604) ?: chown(path, 0, GROUPS);
+}
+
 static int with_xattr(void)
 {
 	if (cold_file())
@@ -151,6 +159,26 @@ static int op_open(void)
 {
 	fd = open(name, O_RDONLY);
 	return fd < 0 ? -1 : 0;
+}
+
+/* By a user with many groups, one of which takes the right away. */
+static int op_open_denied(void)
+{
+	gid_t groups[GROUPS];
+	int ret = WRONG, err;
+
+	for (int i = 0; i < GROUPS; i++)
+		groups[i] = i + 1;
+	if (setgroups(GROUPS, groups) || seteuid(1000))
+		return WRONG;
+	fd = open(name, O_RDONLY);
+	err = errno;
+	if (fd < 0)
+		ret = err == EACCES ? 0 : -1;
+	if (seteuid(0) || setgroups(0, NULL))
+		return WRONG;
+	errno = err;
+	return ret;
 }
 
 static int op_close(void)
@@ -653,6 +681,7 @@ static const struct op {
 	{ "stat",		cold_file,	op_stat,	nothing },
 	{ "access",		cold_file,	op_access,	nothing },
 	{ "open",		cold_file,	op_open,	nothing },
+	{ "open denied",	file_without_group, op_open_denied, nothing },
 	{ "close",		cold_open,	op_close,	succeeded },
 	{ "create",		no_file,	op_create,	there },
 	{ "mknod",		no_file,	op_mknod,	there },
