@@ -202,20 +202,14 @@ static int wfs_make(struct inode *dir, struct dentry *dentry, struct wfs_req *re
 	struct inode *inode;
 	int err;
 
-	err = wfs_req_call(req);
-	if (err) {
-		/* whatever is there, it is not what the dentry says */
-		d_drop(dentry);
-		goto out;
+	err = wfs_req_call(req) ?: wfs_update_dir(dir, &rep->dir, req->start);
+	if (!err) {
+		inode = wfs_iget_entry(dir->i_sb, &rep->entry, req->start);
+		err = PTR_ERR_OR_ZERO(inode) ?: wfs_dentry_made(dir, dentry, inode);
 	}
-	err = wfs_update_dir(dir, &rep->dir, req->start);
+	/* whatever is there, it is not what the dentry says */
 	if (err)
-		goto out;
-	inode = wfs_iget_entry(dir->i_sb, &rep->entry, req->start);
-	err = PTR_ERR_OR_ZERO(inode);
-	if (!err)
-		err = wfs_dentry_made(dir, dentry, inode);
-out:
+		d_drop(dentry);
 	wfs_req_put(req);
 	return err;
 }
@@ -440,17 +434,14 @@ static int wfs_atomic_open(struct inode *dir, struct dentry *dentry, struct file
 	}
 	rep = (const void *)req->rep;
 	err = wfs_update_dir(dir, &rep->dir, req->start);
-	if (err)
-		goto out_close;
-	inode = wfs_iget_entry(dir->i_sb, &rep->entry, req->start);
-	err = PTR_ERR_OR_ZERO(inode);
+	if (!err) {
+		inode = wfs_iget_entry(dir->i_sb, &rep->entry, req->start);
+		err = PTR_ERR_OR_ZERO(inode) ?: wfs_dentry_made(dir, dentry, inode);
+	}
 	if (err) {
 		d_drop(dentry);
 		goto out_close;
 	}
-	err = wfs_dentry_made(dir, dentry, inode);
-	if (err)
-		goto out_close;
 	if (le32_to_cpu(rep->created))
 		file->f_mode |= FMODE_CREATED;
 	err = finish_open(file, dentry, wfs_opened);
