@@ -131,9 +131,8 @@ static struct wfs_req *wfs_commit_req(struct wfs_session *sess, const struct wfs
 	struct wfs_commit_req *body;
 	struct wfs_req *req;
 
-	req = wfs_req_alloc(sess, WFS_OP_COMMIT, current_cred(), sizeof(*body), GFP_KERNEL);
-	if (!req)
-		return NULL;
+	/* from the mempool, so there always is one: umount could not say that it was not sent */
+	req = wfs_req_alloc(sess, WFS_OP_COMMIT, current_cred(), sizeof(*body), GFP_NOFS);
 	body = req->body;
 	body->fh = *fh;
 	body->flags = cpu_to_le32(flags);
@@ -163,8 +162,6 @@ int wfs_commit(struct inode *inode, bool datasync)
 	fh = regular && wi->write_io.len ? wi->write_io : wi->fh;
 	spin_unlock(&wi->lock);
 	req = wfs_commit_req(sess, &fh, datasync ? WFS_COMMIT_DATASYNC : 0);
-	if (!req)
-		return -ENOMEM;
 	clear_bit(WFS_INO_UNSETTLED, &wi->flags);
 	seq = atomic64_inc_return(&sess->commit_seq);
 	err = wfs_req_call(req);
@@ -195,8 +192,6 @@ static int wfs_commit_all(struct wfs_session *sess)
 	u64 seq;
 	int err;
 
-	if (!req)
-		return -ENOMEM;
 	WRITE_ONCE(sess->changed, false);
 	seq = atomic64_inc_return(&sess->commit_seq);
 	err = wfs_req_call(req);
