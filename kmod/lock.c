@@ -74,13 +74,14 @@ static void wfs_lock_body(struct wfs_lock_req *body, const struct wfs_session *s
 	body->pid = cpu_to_le32(fl->c.flc_flags & FL_OFDLCK ? WFS_LOCK_PID_OFD : fl->c.flc_pid);
 }
 
-static struct wfs_req *wfs_lock_req(struct file_lock *fl, u32 type, u32 flags)
+/* With GFP_NOFS it is from the mempool, so there always is one. */
+static struct wfs_req *wfs_lock_req(struct file_lock *fl, u32 type, u32 flags, gfp_t gfp)
 {
 	struct wfs_session *sess = wfs_sess(file_inode(fl->c.flc_file)->i_sb);
 	const struct wfs_file *wf = fl->c.flc_file->private_data;
 	struct wfs_req *req;
 
-	req = wfs_req_alloc(sess, WFS_OP_LOCK, wf->cred, sizeof(struct wfs_lock_req), GFP_KERNEL);
+	req = wfs_req_alloc(sess, WFS_OP_LOCK, wf->cred, sizeof(struct wfs_lock_req), gfp);
 	if (req)
 		wfs_lock_body(req->body, sess, fl, type, flags);
 	return req;
@@ -124,12 +125,8 @@ static void wfs_unlock_done(struct wfs_req *req)
 /* An UNLOCK of what @fl says, counted with wfs_unlock_begin() by the caller. */
 static struct wfs_req *wfs_unlock_req(struct file_lock *fl, struct wfs_unlocks *u)
 {
-	struct wfs_req *req = wfs_lock_req(fl, WFS_LOCK_UNLOCK, 0);
+	struct wfs_req *req = wfs_lock_req(fl, WFS_LOCK_UNLOCK, 0, GFP_NOFS);
 
-	if (!req) {
-		wfs_unlock_end(u);
-		return NULL;
-	}
 	/* it has to reach the server */
 	req->soft = false;
 	req->private = u;
@@ -145,10 +142,32 @@ static void wfs_unlock_server(struct file_lock *fl)
 
 	wfs_unlock_begin(u);
 	req = wfs_unlock_req(fl, u);
-	if (!req)
-		return;
 	wfs_submit(req);
 	wfs_req_put(req);
+}
+
+/*
+ * Nobody knows what the server has of @fl, or the table has no memory for it: so it is freed there.  What the owner had
+ * of these bytes before went with it, and is lost.
+ */
+static void wfs_lock_undo(struct file *file, struct file_lock *fl)
+{
+	struct file_lock_context *ctx = locks_inode_context(file_inode(file));
+	struct file_lock *other;
+
+	wfs_unlock_server(fl);
+	/* a flock leaves the table, see wfs_set_lock() */
+	if (!ctx || wfs_is_flock(fl))
+		return;
+	spin_lock(&ctx->flc_lock);
+	list_for_each_entry(other, &ctx->flc_posix, c.flc_list) {
+		struct wfs_file *wf = other->c.flc_file->private_data;
+
+		if (other->c.flc_owner == fl->c.flc_owner && other->fl_start <= fl->fl_end &&
+		    fl->fl_start <= other->fl_end)
+			WRITE_ONCE(wf->lost_lock, true);
+	}
+	spin_unlock(&ctx->flc_lock);
 }
 
 /* Only in the table of the VFS. */
@@ -190,8 +209,6 @@ static int wfs_unlock(struct file *file, struct file_lock *fl)
 		return err == -ENOENT ? 0 : err;
 	}
 	req = wfs_unlock_req(fl, u);
-	if (!req)
-		return -ENOMEM;
 	wfs_submit(req);
 	/* an exit waits for a server that answers, so that the lock is free when its parent hears of it */
 	if (exiting && atomic_read(&sess->ready))
@@ -234,9 +251,8 @@ static int wfs_lock_call(struct wfs_req *req, struct file_lock *fl, bool wait)
 	err = wait ? wait_for_completion_interruptible(&req->done) : wait_for_completion_killable(&req->done);
 	if (err && wait) {
 		/* on the same connection, so that it does not overtake */
-		cancel = wfs_lock_req(fl, WFS_LOCK_UNLOCK, WFS_LOCK_CANCEL);
-		if (cancel)
-			wfs_conn_submit(READ_ONCE(req->conn), cancel);
+		cancel = wfs_lock_req(fl, WFS_LOCK_UNLOCK, WFS_LOCK_CANCEL, GFP_NOFS);
+		wfs_conn_submit(READ_ONCE(req->conn), cancel);
 		wfs_req_put(cancel);
 		err = wait_for_completion_killable(&req->done);
 	}
@@ -245,10 +261,6 @@ static int wfs_lock_call(struct wfs_req *req, struct file_lock *fl, bool wait)
 
 	wfs_unlock_begin(u);
 	undo = wfs_unlock_req(fl, u);
-	if (!undo) {
-		wait_for_completion(&req->done);
-		return req->error;
-	}
 	req->private = undo;
 	if (!test_and_set_bit(WFS_REQ_ABANDONED, &req->flags))
 		return -EINTR;
@@ -293,7 +305,7 @@ static int wfs_lock_server(struct file *file, struct file_lock *fl, bool sleep, 
 		err = wfs_wait_unlocks(wfs_unlocks_of(fl), sleep, begun);
 		if (err)
 			return err;
-		req = wfs_lock_req(fl, wfs_lock_type(fl->c.flc_type), 0);
+		req = wfs_lock_req(fl, wfs_lock_type(fl->c.flc_type), 0, GFP_KERNEL);
 		if (!req)
 			return -ENOMEM;
 		body = req->body;
@@ -303,7 +315,7 @@ static int wfs_lock_server(struct file *file, struct file_lock *fl, bool sleep, 
 		sure = err == -EINTR || (test_bit(WFS_REQ_REPLIED, &req->flags) && err != -EIO);
 		wfs_req_put(req);
 		if (err && !sure)
-			wfs_unlock_server(fl);
+			wfs_lock_undo(file, fl);
 		if (err != -EAGAIN || !sleep)
 			return err;
 		if (signal_pending(current))
@@ -360,7 +372,7 @@ static int wfs_set_lock(struct file *file, int cmd, struct file_lock *fl)
 			break;
 		err = locks_lock_file_wait(file, fl);
 		if (err) {
-			wfs_unlock_server(fl);
+			wfs_lock_undo(file, fl);
 			break;
 		}
 		/*
@@ -374,9 +386,9 @@ static int wfs_set_lock(struct file *file, int cmd, struct file_lock *fl)
 		held = true;
 	}
 	if (err) {
-		if (held)
+		/* a flock that could not be converted is gone; the server may not have been asked */
+		if (held || (wfs_is_flock(fl) && err != -EAGAIN))
 			wfs_unlock_server(fl);
-		/* a flock that could not be converted is gone */
 		if (wfs_is_flock(fl))
 			wfs_unlock_local(file, fl);
 		return err;
@@ -399,7 +411,7 @@ static int wfs_test_lock(struct file *file, struct file_lock *fl)
 	if (fl->c.flc_type != F_UNLCK)
 		return 0;
 	fl->c.flc_type = vfs_type;
-	req = wfs_lock_req(fl, type, WFS_LOCK_TEST);
+	req = wfs_lock_req(fl, type, WFS_LOCK_TEST, GFP_KERNEL);
 	if (!req)
 		return -ENOMEM;
 	err = wfs_req_call(req);
