@@ -344,7 +344,7 @@ static int wfs_recv_hdr(struct wfs_conn *conn)
 	struct wfs_req *req = NULL;
 	int err;
 
-	if (le32_to_cpu(hdr->magic) != WFS_MAGIC || slot >= conn->nr_slots)
+	if (slot >= conn->nr_slots)
 		return -EPROTO;
 	spin_lock_bh(&conn->lock);
 	req = conn->slots[slot].req;
@@ -352,9 +352,9 @@ static int wfs_recv_hdr(struct wfs_conn *conn)
 	if (req && !list_empty(&req->link))
 		req = NULL;
 	spin_unlock_bh(&conn->lock);
-	if (!req || le32_to_cpu(hdr->seq) != req->seq || test_bit(WFS_REQ_REPLIED, &req->flags))
+	if (!req || test_bit(WFS_REQ_REPLIED, &req->flags))
 		return -EPROTO;
-	err = wfs_check_reply(hdr, req->op, iov_iter_count(&req->dst));
+	err = wfs_check_reply(hdr, req->op, req->seq, iov_iter_count(&req->dst));
 	if (err)
 		return err;
 	req->error = wfs_errno_from_wire(le32_to_cpu(hdr->status));
@@ -670,10 +670,8 @@ static int wfs_hello(struct wfs_conn *conn, struct socket *sock)
 		.body.max_write		= cpu_to_le32(sess->opt.wsize),
 		.body.max_inflight	= cpu_to_le32(max_inflight),
 	};
-	bool had_session = sess->agreed;
 	struct wfs_hello_rep rep;
 	struct wfs_rep_hdr hdr;
-	u32 flags;
 	int err;
 
 	memcpy(req.body.session, sess->session_id, WFS_SESSION_LEN);
@@ -682,8 +680,7 @@ static int wfs_hello(struct wfs_conn *conn, struct socket *sock)
 		err = wfs_sock_io(sock, &hdr, sizeof(hdr), false);
 	if (err)
 		return err;
-	if (le32_to_cpu(hdr.magic) != WFS_MAGIC || hdr.slot || hdr.seq ||
-	    wfs_check_reply(&hdr, WFS_OP_HELLO, 0))
+	if (hdr.slot || wfs_check_reply(&hdr, WFS_OP_HELLO, 0, 0))
 		return -EPROTO;
 	err = wfs_errno_from_wire(le32_to_cpu(hdr.status));
 	if (err == -EPROTONOSUPPORT)
@@ -705,6 +702,7 @@ static int wfs_hello(struct wfs_conn *conn, struct socket *sock)
 					   sess->opt.source);
 			return -EREMOTEIO;
 		}
+		wfs_resumed(sess, le32_to_cpu(rep.session_flags), le64_to_cpu(rep.life));
 	} else {
 		sess->opt.rsize = le32_to_cpu(rep.max_read);
 		sess->opt.wsize = le32_to_cpu(rep.max_write);
@@ -712,18 +710,9 @@ static int wfs_hello(struct wfs_conn *conn, struct socket *sock)
 		sess->max_conns = le32_to_cpu(rep.max_conns);
 		sess->agreed = true;
 	}
+	sess->life = le64_to_cpu(rep.life);
 	sess->export_flags = le32_to_cpu(rep.export_flags);
-	sess->anon_uid = le32_to_cpu(rep.anon_uid);
-	sess->anon_gid = le32_to_cpu(rep.anon_gid);
 	memcpy(sess->session_id, rep.session, WFS_SESSION_LEN);
-	flags = le32_to_cpu(rep.session_flags);
-	sess->restarted = flags & WFS_SESSION_RECLAIM;
-	if (sess->restarted)
-		sess->claim = true;
-	if (had_session && !(flags & WFS_SESSION_KNOWN)) {
-		wfs_forgotten(sess);
-		sess->claim = true;
-	}
 	return 0;
 }
 
@@ -790,9 +779,7 @@ static int wfs_conn_connect(struct wfs_conn *conn)
 		if (!err && sess->claim) {
 			sk->sk_rcvtimeo = wfs_timeo(sess);
 			sk->sk_sndtimeo = sk->sk_rcvtimeo;
-			err = wfs_reclaim(conn, sock, sess->restarted);
-			if (!err)
-				sess->claim = false;
+			err = wfs_reclaim(conn, sock);
 		}
 		mutex_unlock(&sess->hello_mutex);
 	}

@@ -372,9 +372,9 @@ struct wfs_unlocks {
  * @max_inflight: slots of each connection
  * @max_conns: connections that the server allows
  * @export_flags: WFS_EXPORT_*
- * @anon_uid, @anon_gid: whom root is squashed to
+ * @life: of the server process that said HELLO last (hello_mutex)
  * @claim: what the mount holds has to be claimed before any connection is ready (hello_mutex)
- * @restarted: and the server waits to hear that it was (hello_mutex)
+ * @restarted: and the server, which goes on with our session, waits to hear that it was (hello_mutex)
  * @ended: no connection is to be made any more
  * @ready: connections in WFS_CONN_READY
  * @wait: woken when a connection was torn down, its attempt to connect ends, and when it becomes idle
@@ -417,7 +417,7 @@ struct wfs_session {
 	u32			max_inflight;
 	u32			max_conns;
 	u32			export_flags;
-	u32			anon_uid, anon_gid;
+	u64			life;
 
 	bool			claim;
 	bool			restarted;
@@ -472,8 +472,12 @@ int wfs_hold_prepare(struct wfs_req *req);
 void wfs_send_close(struct wfs_session *sess, struct wfs_hold *hold, const struct cred *cred);
 void wfs_holds_init(struct wfs_session *sess);
 void wfs_holds_destroy(struct wfs_session *sess);
-int wfs_reclaim(struct wfs_conn *conn, struct socket *sock, bool restarted);
-void wfs_forgotten(struct wfs_session *sess);
+/* A claim was answered with an error.  @body: the claim. */
+typedef void (*wfs_refused_t)(struct wfs_session *sess, const void *body, int err);
+int wfs_claim(struct wfs_session *sess, struct socket *sock, u8 op, const void *bodies, size_t len, unsigned int n,
+	      wfs_refused_t refused);
+int wfs_reclaim(struct wfs_conn *conn, struct socket *sock);
+void wfs_resumed(struct wfs_session *sess, u32 flags, u64 life);
 void wfs_session_end(struct wfs_session *sess, unsigned long timeout);
 
 /* ---- debugfs.c ---- */

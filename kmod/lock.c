@@ -15,13 +15,11 @@
 #include <linux/jhash.h>
 #include <linux/siphash.h>
 #include <linux/wait_bit.h>
-#include <net/sock.h>
 
 #include "internal.h"
 
 #define WFS_LOCK_WAIT		5000u	/* ms that the server may hold a LOCK, at most */
 #define WFS_LOCK_PAUSE		(HZ / 10)	/* between two LOCKs when it does not */
-#define WFS_LOCK_CLAIMS		32u	/* claimed in one round trip */
 
 static bool wfs_is_flock(const struct file_lock *fl)
 {
@@ -538,49 +536,9 @@ void wfs_locks_lost(struct wfs_session *sess)
 	wfs_lose_locks(sess, NULL);
 }
 
-struct wfs_lock_claim {
-	struct wfs_req_hdr	hdr;
-	struct wfs_lock_req	body;
-};
-
-/* Claim @n locks on a socket that nothing else uses. */
-static int wfs_claim_some(struct wfs_session *sess, struct socket *sock, struct wfs_lock_claim *claims,
-			  const struct wfs_lock_req *bodies, unsigned int n)
+static void wfs_lock_refused(struct wfs_session *sess, const void *body, int err)
 {
-	u32 waiting = GENMASK(n - 1, 0);
-	struct wfs_lock_rep rep;
-	struct wfs_rep_hdr hdr;
-	unsigned int i;
-	int err;
-
-	for (i = 0; i < n; i++) {
-		claims[i] = (struct wfs_lock_claim) {
-			.hdr.magic	= cpu_to_le32(WFS_MAGIC),
-			.hdr.op		= WFS_OP_LOCK,
-			.hdr.slot	= cpu_to_le16(i),
-			.hdr.seq	= cpu_to_le32(1),
-			.hdr.body_len	= cpu_to_le32(sizeof(struct wfs_lock_req)),
-			.body		= bodies[i],
-		};
-	}
-	err = wfs_sock_io(sock, claims, n * sizeof(*claims), true);
-	while (!err && waiting) {
-		err = wfs_sock_io(sock, &hdr, sizeof(hdr), false);
-		if (err)
-			return err;
-		i = le16_to_cpu(hdr.slot);
-		if (le32_to_cpu(hdr.magic) != WFS_MAGIC || i >= n || !(waiting & BIT(i)) ||
-		    le32_to_cpu(hdr.seq) != 1 || wfs_check_reply(&hdr, WFS_OP_LOCK, 0))
-			return -EPROTO;
-		waiting &= ~BIT(i);
-		if (!hdr.status)
-			err = wfs_sock_io(sock, &rep, sizeof(rep), false);
-		else if (wfs_errno_from_wire(le32_to_cpu(hdr.status)) == -ENOMEM)
-			err = -ENOMEM;
-		else
-			wfs_lose_locks(sess, &bodies[i]);
-	}
-	return err;
+	wfs_lose_locks(sess, body);
 }
 
 /**
@@ -594,10 +552,9 @@ static int wfs_claim_some(struct wfs_session *sess, struct socket *sock, struct 
  */
 int wfs_claim_locks(struct wfs_session *sess, struct socket *sock)
 {
-	unsigned int max = 0, n, i, some;
 	struct wfs_lock_req *bodies = NULL;
-	struct wfs_lock_claim *claims;
-	int err = 0;
+	unsigned int max = 0, n;
+	int err;
 
 	WRITE_ONCE(sess->lock_claims, sess->lock_claims + 1);
 	smp_mb();	/* pairs with wfs_set_lock(): in the table by now, or asked for again */
@@ -608,14 +565,7 @@ int wfs_claim_locks(struct wfs_session *sess, struct socket *sock)
 		if (!bodies)
 			return -ENOMEM;
 	}
-	claims = n ? kmalloc_array(WFS_LOCK_CLAIMS, sizeof(*claims), GFP_NOFS) : NULL;
-	if (n && !claims)
-		err = -ENOMEM;
-	for (i = 0; i < n && !err; i += some) {
-		some = min3(n - i, WFS_LOCK_CLAIMS, sess->max_inflight);
-		err = wfs_claim_some(sess, sock, claims, &bodies[i], some);
-	}
-	kfree(claims);
+	err = wfs_claim(sess, sock, WFS_OP_LOCK, bodies, sizeof(*bodies), n, wfs_lock_refused);
 	kvfree(bodies);
 	return err;
 }

@@ -88,18 +88,20 @@ int wfs_errno_from_wire(u32 status)
 
 /**
  * wfs_check_reply - check a reply's header against the request in its slot
- * @hdr: the header; magic, slot and sequence number have been matched already
+ * @hdr: the header; the caller knows the slot
  * @op: the request's operation
+ * @seq: its sequence number
  * @data_max: bytes of data that the request has room for
  *
  * Return: 0 or -EPROTO, after which the stream can't be trusted.
  */
-int wfs_check_reply(const struct wfs_rep_hdr *hdr, u8 op, u32 data_max)
+int wfs_check_reply(const struct wfs_rep_hdr *hdr, u8 op, u32 seq, u32 data_max)
 {
 	u32 body_len = le32_to_cpu(hdr->body_len);
 	u32 data_len = le32_to_cpu(hdr->data_len);
 
-	if (op >= WFS_OP__COUNT || hdr->op != op || hdr->flags)
+	if (le32_to_cpu(hdr->magic) != WFS_MAGIC || op >= WFS_OP__COUNT || hdr->op != op || hdr->flags ||
+	    le32_to_cpu(hdr->seq) != seq)
 		return -EPROTO;
 	if (hdr->info && !(op == WFS_OP_HELLO && hdr->status))
 		return -EPROTO;
@@ -110,6 +112,20 @@ int wfs_check_reply(const struct wfs_rep_hdr *hdr, u8 op, u32 data_max)
 	if (data_len > (wfs_ops[op].data ? data_max : 0))
 		return -EPROTO;
 	return 0;
+}
+
+/* Only one that is asked for can be known, and what is not known can't have anything to claim. */
+static bool wfs_hello_session_ok(const struct wfs_hello_req *asked, const struct wfs_hello_rep *rep)
+{
+	static const u8 none[WFS_SESSION_LEN];
+	u32 flags = le32_to_cpu(rep->session_flags);
+
+	if (!memcmp(rep->session, none, WFS_SESSION_LEN))
+		return false;
+	if (!memcmp(asked->session, none, WFS_SESSION_LEN))
+		return !flags;
+	return !memcmp(asked->session, rep->session, WFS_SESSION_LEN) && flags & WFS_SESSION_KNOWN &&
+	       !(flags & ~(WFS_SESSION_KNOWN | WFS_SESSION_RECLAIM));
 }
 
 /**
@@ -126,12 +142,8 @@ int wfs_check_hello(const struct wfs_hello_req *asked, const struct wfs_hello_re
 	u32 n = le32_to_cpu(rep->max_inflight);
 	u32 c = le32_to_cpu(rep->max_conns);
 	u32 lease = le32_to_cpu(rep->lease);
-	unsigned int i;
-	u8 id = 0;
 
-	for (i = 0; i < WFS_SESSION_LEN; i++)
-		id |= rep->session[i];
-	if (le32_to_cpu(rep->version) != WFS_VERSION || !id)
+	if (le32_to_cpu(rep->version) != WFS_VERSION || !wfs_hello_session_ok(asked, rep))
 		return -EPROTO;
 	if (le32_to_cpu(rep->export_flags) &
 	    ~(WFS_EXPORT_RDONLY | WFS_EXPORT_ROOT_SQUASH | WFS_EXPORT_ACL))
@@ -143,8 +155,6 @@ int wfs_check_hello(const struct wfs_hello_req *asked, const struct wfs_hello_re
 	if (!n || n > le32_to_cpu(asked->max_inflight) || !c || c > WFS_CONNS_MAX)
 		return -EPROTO;
 	if (!rep->life || !lease || lease > WFS_LEASE_MAX)
-		return -EPROTO;
-	if (le32_to_cpu(rep->session_flags) & ~(WFS_SESSION_KNOWN | WFS_SESSION_RECLAIM))
 		return -EPROTO;
 	return 0;
 }
@@ -258,19 +268,23 @@ static bool wfs_statfs_ok(const struct wfs_statfs_rep *rep)
 {
 	u32 bsize = le32_to_cpu(rep->bsize);
 
-	return bsize && bsize <= 1u << 30 && rep->name_max;
+	return bsize && bsize <= 1u << 30 && rep->name_max && le32_to_cpu(rep->name_max) <= WFS_NAME_MAX;
 }
 
+/* What is in the way of a lock overlaps it, and one of the two is for writing. */
 static bool wfs_lock_ok(const struct wfs_lock_req *asked, const struct wfs_lock_rep *rep)
 {
-	u32 type = le32_to_cpu(rep->type);
+	u32 type = le32_to_cpu(rep->type), wanted = le32_to_cpu(asked->type);
+	u64 start = le64_to_cpu(rep->start), end = le64_to_cpu(rep->end);
 
 	if (!(le32_to_cpu(asked->flags) & WFS_LOCK_TEST))
-		return rep->type == asked->type;
+		return type == wanted;
 	if (type == WFS_LOCK_UNLOCK)
 		return true;
-	return (type == WFS_LOCK_READ || type == WFS_LOCK_WRITE) && le32_to_cpu(rep->pid) <= S32_MAX &&
-	       le64_to_cpu(rep->start) <= le64_to_cpu(rep->end) && le64_to_cpu(rep->end) <= S64_MAX;
+	if (type != WFS_LOCK_WRITE && !(type == WFS_LOCK_READ && wanted == WFS_LOCK_WRITE))
+		return false;
+	return start <= end && end <= S64_MAX && start <= le64_to_cpu(asked->end) &&
+	       end >= le64_to_cpu(asked->start) && le32_to_cpu(rep->pid) <= S32_MAX;
 }
 
 static bool wfs_seek_ok(const struct wfs_seek_req *asked, const struct wfs_seek_rep *rep)

@@ -56,7 +56,7 @@ struct wfs_dentry {
 };
 
 /* The checks.  Each is called once for each reply, by the one who received it. */
-int wfs_check_reply(const struct wfs_rep_hdr *hdr, u8 op, u32 data_max);
+int wfs_check_reply(const struct wfs_rep_hdr *hdr, u8 op, u32 seq, u32 data_max);
 int wfs_check_hello(const struct wfs_hello_req *asked, const struct wfs_hello_rep *rep);
 int wfs_check_body(u8 op, const void *asked, const void *body, u32 data_len);
 int wfs_check_data(u8 op, const void *asked, const void *data, size_t len);

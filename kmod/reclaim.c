@@ -177,32 +177,107 @@ void wfs_holds_destroy(struct wfs_session *sess)
 
 /* ---- after a restart of the server ---- */
 
-#define WFS_CLAIMS	32u	/* sent together, each on a slot, so that many holds do not take as many round trips */
+#define WFS_CLAIMS	32u	/* sent together, each on a slot, so that many do not take as many round trips */
+#define WFS_CLAIM_SEQ	1u
 
-struct wfs_claim {
-	struct wfs_req_hdr	hdr;
-	struct wfs_session_req	body;
-};
-
-static void wfs_claim_fill(struct wfs_claim *claim, u16 slot, u32 what, const struct wfs_fh *io, u32 count)
+static void wfs_claim_hdr(struct wfs_req_hdr *hdr, u8 op, u16 slot, size_t len)
 {
-	memset(claim, 0, sizeof(*claim));
-	claim->hdr.magic = cpu_to_le32(WFS_MAGIC);
-	claim->hdr.op = WFS_OP_SESSION;
-	claim->hdr.slot = cpu_to_le16(slot);
-	claim->hdr.seq = cpu_to_le32(1);
-	claim->hdr.body_len = cpu_to_le32(sizeof(claim->body));
-	if (io)
-		claim->body.io = *io;
-	claim->body.what = cpu_to_le32(what);
-	claim->body.count = cpu_to_le32(count);
+	*hdr = (struct wfs_req_hdr) {
+		.magic		= cpu_to_le32(WFS_MAGIC),
+		.op		= op,
+		.slot		= cpu_to_le16(slot),
+		.seq		= cpu_to_le32(WFS_CLAIM_SEQ),
+		.body_len	= cpu_to_le32(len),
+	};
+}
+
+/* Take the reply to one of @n claims, whose index is *@slot then.  Return its status, or what is wrong in *@broken. */
+static int wfs_claim_reply(struct socket *sock, u8 op, const void *bodies, size_t len, u32 waiting,
+			   unsigned int *slot, int *broken)
+{
+	struct wfs_lock_rep rep;	/* that of SESSION is empty */
+	struct wfs_rep_hdr hdr;
+	int err;
+
+	*broken = wfs_sock_io(sock, &hdr, sizeof(hdr), false);
+	if (*broken)
+		return 0;
+	*slot = le16_to_cpu(hdr.slot);
+	*broken = -EPROTO;
+	if (*slot >= WFS_CLAIMS || !(waiting & BIT(*slot)) || wfs_check_reply(&hdr, op, WFS_CLAIM_SEQ, 0))
+		return 0;
+	err = wfs_errno_from_wire(le32_to_cpu(hdr.status));
+	*broken = hdr.body_len ? wfs_sock_io(sock, &rep, le32_to_cpu(hdr.body_len), false) : 0;
+	if (!*broken && !err)
+		*broken = wfs_check_body(op, bodies + *slot * len, &rep, 0);
+	return err;
+}
+
+/* At most WFS_CLAIMS, and as many as there are slots.  @frames: room for them. */
+static int wfs_claim_some(struct wfs_session *sess, struct socket *sock, u8 op, const void *bodies, size_t len,
+			  unsigned int n, void *frames, wfs_refused_t refused)
+{
+	u32 waiting = GENMASK(n - 1, 0);
+	unsigned int i;
+	int err, broken;
+
+	for (i = 0; i < n; i++) {
+		void *frame = frames + i * (sizeof(struct wfs_req_hdr) + len);
+
+		wfs_claim_hdr(frame, op, i, len);
+		memcpy(frame + sizeof(struct wfs_req_hdr), bodies + i * len, len);
+	}
+	broken = wfs_sock_io(sock, frames, n * (sizeof(struct wfs_req_hdr) + len), true);
+	while (!broken && waiting) {
+		err = wfs_claim_reply(sock, op, bodies, len, waiting, &i, &broken);
+		if (broken)
+			break;
+		waiting &= ~BIT(i);
+		if (err == -ENOMEM)
+			return err;
+		if (err)
+			refused(sess, bodies + i * len, err);
+	}
+	return broken;
+}
+
+/**
+ * wfs_claim - claim some of what the mount has
+ * @sess: the session; no connection is ready
+ * @sock: a socket that nothing else uses yet
+ * @op: WFS_OP_SESSION or WFS_OP_LOCK
+ * @bodies: @n bodies of requests, one after the other
+ * @len: bytes of one of them
+ * @n: how many there are
+ * @refused: called for each that the server has an error for
+ *
+ * Replies come in any order.  The claims use slots that requests may have, which are to be sent again; but for these
+ * two no slot keeps a record, so that harms nothing.
+ *
+ * Return: 0 or a negative errno: all has to be claimed again, on another connection.
+ */
+int wfs_claim(struct wfs_session *sess, struct socket *sock, u8 op, const void *bodies, size_t len, unsigned int n,
+	      wfs_refused_t refused)
+{
+	unsigned int some, i;
+	void *frames;
+	int err = 0;
+
+	frames = kmalloc_array(WFS_CLAIMS, sizeof(struct wfs_req_hdr) + len, GFP_NOFS);
+	if (!frames)
+		return -ENOMEM;
+	for (i = 0; i < n && !err; i += some) {
+		some = min3(n - i, WFS_CLAIMS, sess->max_inflight);
+		err = wfs_claim_some(sess, sock, op, bodies + i * len, len, some, frames, refused);
+	}
+	kfree(frames);
+	return err;
 }
 
 /* The next holds after *@after, which is moved on to the last of them.  Return how many. */
-static unsigned int wfs_claim_holds(struct wfs_session *sess, struct wfs_claim *claims, struct wfs_fh *after)
+static unsigned int wfs_next_holds(struct wfs_session *sess, struct wfs_session_req *bodies, struct wfs_fh *after)
 {
 	struct rb_node *node, *next = NULL;
-	unsigned int max = min(WFS_CLAIMS, sess->max_inflight);
 	unsigned int n = 0;
 
 	spin_lock(&sess->holds_lock);
@@ -214,51 +289,55 @@ static unsigned int wfs_claim_holds(struct wfs_session *sess, struct wfs_claim *
 			node = node->rb_right;
 		}
 	}
-	for (; next && n < max; next = rb_next(next)) {
+	for (; next && n < WFS_CLAIMS; next = rb_next(next)) {
 		const struct wfs_hold *hold = rb_entry(next, struct wfs_hold, node);
 
-		wfs_claim_fill(&claims[n], n, WFS_SESSION_HOLD, &hold->io, hold->count);
+		bodies[n++] = (struct wfs_session_req) {
+			.io	= hold->io,
+			.what	= cpu_to_le32(WFS_SESSION_HOLD),
+			.count	= cpu_to_le32(hold->count),
+		};
 		*after = hold->fh;
-		n++;
 	}
 	spin_unlock(&sess->holds_lock);
 	return n;
 }
 
-/*
- * Send @n claims and take their replies, which come in any order.  They use slots that requests may have, which
- * are to be sent again; but for SESSION no slot keeps a record, so that harms nothing.
- */
-static int wfs_claim_send(struct wfs_session *sess, struct socket *sock, struct wfs_claim *claims,
-			  unsigned int n)
+static void wfs_hold_refused(struct wfs_session *sess, const void *body, int err)
 {
-	u32 waiting = GENMASK(n - 1, 0);
-	int err;
+	/* one that is gone says so to those who use it */
+	if (err != -ESTALE)
+		pr_warn_ratelimited("wfs: %s: an open file can't be claimed again: %pe\n", sess->opt.source,
+				    ERR_PTR(err));
+}
 
-	err = wfs_sock_io(sock, claims, n * sizeof(*claims), true);
-	if (err)
-		return err;
-	while (waiting) {
-		struct wfs_rep_hdr hdr;
-		unsigned int slot;
+static int wfs_claim_holds(struct wfs_session *sess, struct socket *sock)
+{
+	struct wfs_session_req *bodies;
+	struct wfs_fh after = {};
+	unsigned int n;
+	int err = 0;
 
-		err = wfs_sock_io(sock, &hdr, sizeof(hdr), false);
-		if (err)
-			return err;
-		slot = le16_to_cpu(hdr.slot);
-		if (le32_to_cpu(hdr.magic) != WFS_MAGIC || slot >= n || !(waiting & BIT(slot)) ||
-		    le32_to_cpu(hdr.seq) != 1 || wfs_check_reply(&hdr, WFS_OP_SESSION, 0))
-			return -EPROTO;
-		waiting &= ~BIT(slot);
-		err = wfs_errno_from_wire(le32_to_cpu(hdr.status));
-		if (err == -ENOMEM)
-			return err;
-		/* one that is gone says so to those who use it */
-		if (err && err != -ESTALE)
-			pr_warn_ratelimited("wfs: %s: an open file can't be claimed again: %pe\n",
-					    sess->opt.source, ERR_PTR(err));
-	}
-	return 0;
+	bodies = kmalloc_array(WFS_CLAIMS, sizeof(*bodies), GFP_NOFS);
+	if (!bodies)
+		return -ENOMEM;
+	while (!err && (n = wfs_next_holds(sess, bodies, &after)))
+		err = wfs_claim(sess, sock, WFS_OP_SESSION, bodies, sizeof(*bodies), n, wfs_hold_refused);
+	kfree(bodies);
+	return err;
+}
+
+static void wfs_reclaimed_refused(struct wfs_session *sess, const void *body, int err)
+{
+	pr_warn_ratelimited("wfs: %s: the server does not hear that all is claimed: %pe\n", sess->opt.source,
+			    ERR_PTR(err));
+}
+
+static int wfs_say_reclaimed(struct wfs_session *sess, struct socket *sock)
+{
+	struct wfs_session_req body = { .what = cpu_to_le32(WFS_SESSION_RECLAIMED) };
+
+	return wfs_claim(sess, sock, WFS_OP_SESSION, &body, sizeof(body), 1, wfs_reclaimed_refused);
 }
 
 static bool wfs_others_down(struct wfs_session *sess, const struct wfs_conn *conn)
@@ -278,19 +357,16 @@ static bool wfs_others_down(struct wfs_session *sess, const struct wfs_conn *con
  * wfs_reclaim - claim all that the mount holds, after the server or the session began anew
  * @conn: the connection
  * @sock: its socket, after HELLO
- * @restarted: the session goes on and waits to hear that all is claimed
  *
  * hello_mutex held.  Locks are claimed here too, between the holds and RECLAIMED, on the same socket.
  *
  * Return: 0, or a negative errno: the connection has to be made again, and all be claimed then.
  */
-int wfs_reclaim(struct wfs_conn *conn, struct socket *sock, bool restarted)
+int wfs_reclaim(struct wfs_conn *conn, struct socket *sock)
 {
 	struct wfs_session *sess = conn->sess;
-	struct wfs_claim *claims;
-	struct wfs_fh after = {};
-	unsigned int i, n;
-	int err = 0;
+	unsigned int i;
+	int err;
 
 	lockdep_assert_held(&sess->hello_mutex);
 	for (i = 0; i < sess->nr_conns; i++)
@@ -299,36 +375,38 @@ int wfs_reclaim(struct wfs_conn *conn, struct socket *sock, bool restarted)
 	if (!wait_event_timeout(sess->wait, wfs_others_down(sess, conn), HZ))
 		return -ETIMEDOUT;
 
-	claims = kmalloc_array(WFS_CLAIMS, sizeof(*claims), GFP_NOFS);
-	if (!claims)
-		return -ENOMEM;
-	while (!err && (n = wfs_claim_holds(sess, claims, &after)))
-		err = wfs_claim_send(sess, sock, claims, n);
-	if (!err && restarted)
-		err = wfs_claim_locks(sess, sock);
-	if (!err && restarted) {
-		wfs_claim_fill(claims, 0, WFS_SESSION_RECLAIMED, NULL, 0);
-		err = wfs_claim_send(sess, sock, claims, 1);
-	}
-	kfree(claims);
+	err = wfs_claim_holds(sess, sock);
+	if (!err && sess->restarted)
+		err = wfs_claim_locks(sess, sock) ?: wfs_say_reclaimed(sess, sock);
+	if (!err)
+		sess->claim = sess->restarted = false;
 	return err;
 }
 
 /**
- * wfs_forgotten - the server does not know the session any more: what it held is anybody's
- * @sess: the session, which has a new id now
+ * wfs_resumed - a connection was made again: is there anything to claim?
+ * @sess: the session, hello_mutex held
+ * @flags: WFS_SESSION_*, from HELLO
+ * @life: the server's, as well
  *
- * Files that are open are claimed for the new session, and are there unless somebody deleted them.  Locks are
- * lost.  Records of what was done are lost as well: a request that is sent again is carried out again.
- *
- * hello_mutex held.
+ * When the server does not know the session any more, what it held is anybody's.  Files that are open are claimed
+ * for the new session, and are there unless somebody deleted them.  Locks are lost.  Records of what was done are
+ * lost as well: a request that is sent again is carried out again.
  */
-void wfs_forgotten(struct wfs_session *sess)
+void wfs_resumed(struct wfs_session *sess, u32 flags, u64 life)
 {
 	lockdep_assert_held(&sess->hello_mutex);
-	pr_warn_ratelimited("wfs: %s: the server has forgotten this mount, which was away for longer than its lease\n",
-			    sess->opt.source);
-	wfs_locks_lost(sess);
+	if (!(flags & WFS_SESSION_KNOWN)) {
+		pr_warn_ratelimited("wfs: %s: the server has forgotten this mount, which was away for longer than its lease\n",
+				    sess->opt.source);
+		wfs_locks_lost(sess);
+		sess->restarted = false;
+		sess->claim = true;
+	} else if (flags & WFS_SESSION_RECLAIM || life != sess->life) {
+		/* without the flag the time for it is over: then the server tells what is lost */
+		sess->restarted = true;
+		sess->claim = true;
+	}
 }
 
 /**

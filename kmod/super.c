@@ -209,7 +209,7 @@ static int wfs_statfs(struct dentry *dentry, struct kstatfs *buf)
 		buf->f_bavail = le64_to_cpu(rep->bavail);
 		buf->f_files = le64_to_cpu(rep->files);
 		buf->f_ffree = le64_to_cpu(rep->ffree);
-		buf->f_namelen = min_t(u32, le32_to_cpu(rep->name_max), WFS_NAME_MAX);
+		buf->f_namelen = le32_to_cpu(rep->name_max);
 		buf->f_fsid = u64_to_fsid(huge_encode_dev(dentry->d_sb->s_dev));
 	}
 	wfs_req_put(req);

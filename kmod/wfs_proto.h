@@ -517,7 +517,7 @@ struct wfs_statfs_rep {
 	__le64	files;
 	__le64	ffree;
 	__le32	bsize;
-	__le32	name_max;
+	__le32	name_max;		/* 1 to WFS_NAME_MAX */
 };
 
 /* GETXATTR, SETXATTR, LISTXATTR (name_len 0), REMOVEXATTR */
@@ -600,10 +600,12 @@ struct wfs_lock_rep {
 #define WFS_SESSION_RECLAIMED	2	/* all holds and locks have been claimed again */
 #define WFS_SESSION_END		3	/* umount: all that the session has goes; no request follows */
 
+#define WFS_HOLD_COUNT_MAX	0x7fffffffu
+
 struct wfs_session_req {
 	struct wfs_fh	io;		/* HOLD: I/O handle; else zero */
 	__le32		what;
-	__le32		count;		/* HOLD: 1 and more; else 0 */
+	__le32		count;		/* HOLD: 1 to WFS_HOLD_COUNT_MAX; else 0 */
 };
 /* SESSION: no reply body. */
 

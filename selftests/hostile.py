@@ -4,8 +4,9 @@
 
 For each lie: mount a server that is honest, arm the lie, make the calls that meet it, and see that they end as the lie
 deserves: with an error; either way; or, where the server keeps them waiting, when killed.  Then the server is honest
-again, and so must be what the mount shows; it must unmount.  Prints TAP.  That the kernel has nothing to say, and that
-nothing is left when the module goes, is for who runs this to see.
+again, and so must be what the mount shows; it must unmount.  Some lies are told when the connection is made again, some
+after a restart, some to umount.  Prints TAP.  That the kernel has nothing to say, and that nothing is left when the
+module goes, is for who runs this to see.
 """
 
 import ctypes
@@ -14,6 +15,8 @@ import fcntl
 import fnmatch
 import mmap
 import os
+import resource
+import select
 import signal
 import socket
 import struct
@@ -27,22 +30,50 @@ from hostile_server import *
 libc = ctypes.CDLL(None, use_errno=True)
 lies = {}           # name: Lie
 
-ERROR, ENDS, WORKS, KILL, MOUNT = "an error", "an end", "success", "a kill", "no mount"
+HELLO_FIELDS = ("version I", "export_flags I", "features Q", "session 16s", "verifier Q", "max_read I", "max_write I",
+                "max_inflight I", "max_conns I", "anon_uid I", "anon_gid I", "life Q", "lease I", "session_flags I")
+HELLO_OFFSETS = {}  # field: code, offset
+for field in HELLO_FIELDS:
+    field, code = field.split()
+    HELLO_OFFSETS[field] = code, sum(struct.calcsize("<" + c) for c, _ in HELLO_OFFSETS.values())
+LIFE, SESSION_FLAGS = HELLO_OFFSETS["life"][1], HELLO_OFFSETS["session_flags"][1]
+
+ERROR, ENDS, WORKS, KILL, MOUNT, UMOUNT = "an error", "an end", "success", "a kill", "no mount", "umount"
 
 
 class Lie:
-    def __init__(self, name, op, change, provoke, expect, opts):
-        self.name, self.op, self.change, self.provoke, self.expect, self.opts = name, op, change, provoke, expect, opts
+    """provoke is what meets the lie; or a pair, of which the first is done before, and its result given to the second."""
+
+    def __init__(self, name, op, change, provoke, expect, opts, squash, again):
+        self.name, self.op, self.change, self.expect, self.opts, self.squash = name, op, change, expect, opts, squash
+        before, self.provoke = provoke if isinstance(provoke, tuple) else (None, provoke)
+        self.before = before or (lambda d: None)
+        self.again = again
+        self.met = set()        # the connections that are made again
 
     def __call__(self, rep, req):
+        if self.again:
+            if req.op == HELLO:
+                self.met.add(rep.conn)
+                if self.again != BROKEN:
+                    struct.pack_into("<Q", rep.body, LIFE, 2)
+                if self.again == RESTART:
+                    struct.pack_into("<I", rep.body, SESSION_FLAGS, 3)
+            elif rep.conn not in self.met:
+                rep.conn.shutdown(socket.SHUT_RDWR)
+                return True
         return req.op == self.op and self.change(rep, req)
 
 
-def lie(name, op, change, provoke, expect=ERROR, opts="soft,timeo=50"):
+# Lie.again: the connection breaks before the lie is told; another process answers then; and that says RECLAIM
+BROKEN, LIFE_ONLY, RESTART = 1, 2, 3
+
+
+def lie(name, op, change, provoke, expect=ERROR, opts="soft,timeo=50", squash=False, again=None):
     assert name not in lies, name
     if expect == WORKS:     # however slow the machine is
         opts = "hard,timeo=600"
-    lies[name] = Lie(name, op, change, provoke, expect, opts)
+    lies[name] = Lie(name, op, change, provoke, expect, opts, squash, again)
 
 
 def setting(**fields):
@@ -335,18 +366,20 @@ lie("late data", READ, late, do_read_direct, ERROR, "soft,timeo=10")
 lie("wrong header, hard", READ, setting(magic=1), do_read, KILL, "hard,timeo=600")
 
 # before there is a mount
-HELLO_FIELDS = ("version I", "export_flags I", "features Q", "session 16s", "verifier Q", "max_read I", "max_write I",
-                "max_inflight I", "max_conns I", "anon_uid I", "anon_gid I", "life Q", "lease I", "session_flags I")
 BAD_HELLO = {"version": (0, 2), "export_flags": (1 << 31,), "session": (bytes(16),), "max_read": (0, 1024, 4097, 2 << 20),
              "max_write": (0, 2 << 20, 0xffffffff), "max_inflight": (0, 257, 0xffffffff), "max_conns": (0, 65),
-             "life": (0,), "lease": (0, 3601), "session_flags": (4,)}
-offset = 0
-for field in HELLO_FIELDS:
-    field, code = field.split()
-    for value in BAD_HELLO.get(field, ()):
-        lie("HELLO: %s %s" % (field, value if isinstance(value, int) else "zero"), HELLO, poking(code, offset, value), None,
+             "life": (0,), "lease": (0, 3601), "session_flags": (4, 1, 2, 3)}
+
+
+def poking_hello(field, value):
+    code, off = HELLO_OFFSETS[field]
+    return poking(code, off, value)
+
+
+for field, values in BAD_HELLO.items():
+    for value in values:
+        lie("HELLO: %s %s" % (field, value if isinstance(value, int) else "zero"), HELLO, poking_hello(field, value), None,
             MOUNT)
-    offset += struct.calcsize("<" + code)
 lie("HELLO: error with body", HELLO, setting(status=22), None, MOUNT)
 lie("HELLO: ESTALE for ever", HELLO, setting(status=116, body=b""), None, MOUNT)
 lie("HELLO: half", HELLO, part(60), None, MOUNT, "soft,timeo=10")
@@ -355,6 +388,221 @@ lie("ROOT: a file", ROOT, poking("I", FH + MODE, stat.S_IFREG | 0o644), None, MO
 lie("ROOT: no handle", ROOT, poking("B", 0, 0), None, MOUNT)
 lie("ROOT: an error", ROOT, setting(status=13, body=b""), None, MOUNT)
 lie("ROOT: wrong magic", ROOT, setting(magic=0), None, MOUNT)
+
+# locks, parts of files, ACCESS
+def open_rw(d):
+    return os.open(d + "/file", os.O_RDWR)
+
+
+def do_lock(d):
+    fcntl.lockf(open_rw(d), fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 5)
+
+
+def do_wait_for_lock(d):
+    fcntl.lockf(open_rw(d), fcntl.LOCK_EX, 10, 5)
+
+
+def do_flock(d):
+    fcntl.flock(open_rw(d), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def do_getlk(d, type=fcntl.F_WRLCK):
+    """What the kernel says of a lock of bytes 5 to 14."""
+    asked = struct.pack("hhqqi4x", type, os.SEEK_SET, 5, 10, 0)
+    return struct.unpack("hhqqi4x", fcntl.fcntl(open_rw(d), fcntl.F_GETLK, asked))
+
+
+def have_lock(d):
+    fd = open_rw(d)
+    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 5)
+    return fd
+
+
+def unlock(d, fd):
+    fcntl.lockf(fd, fcntl.LOCK_UN, 10, 5)
+
+
+def do_allocate(d):
+    os.posix_fallocate(open_rw(d), 100, 20000)
+
+
+def do_punch(d):
+    if libc.fallocate(open_rw(d), 3, ctypes.c_long(4096), ctypes.c_long(4096)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def do_seek(d, whence=os.SEEK_DATA):
+    return os.lseek(open_rw(d), 100, whence)
+
+
+def do_copy(d, length=8000):
+    return os.copy_file_range(os.open(d + "/big", os.O_RDONLY), open_rw(d), length, 0, 0)
+
+
+def do_access(d):
+    os.stat(d + "/dir/sub")
+
+
+QUICK = "soft,timeo=20"
+for op, provoke, body_len in ((LOCK, do_lock, 24), (ALLOCATE, do_allocate, 8 + LEN), (SEEK, do_seek, 8),
+                              (COPY, do_copy, 16 + LEN), (ACCESS, do_access, 8 + LEN)):
+    for what, change, expect, opts in (
+            ("unknown status", setting(status=9999, body=b""), ERROR, QUICK),
+            ("status 2^32-1", setting(status=0xffffffff, body=b""), ERROR, QUICK),
+            ("status with body", setting(status=5), ERROR, QUICK),
+            ("another's tag", setting(op=GETATTR), ERROR, QUICK),
+            ("seq of the one before", setting(seq=lambda rep: rep.seq - 1), ERROR, QUICK),
+            ("slot of another", setting(slot=lambda rep: rep.slot ^ 1), ERROR, QUICK),
+            ("a byte less", setting(body=lambda rep: rep.body[:-1]), ERROR, QUICK),
+            ("a byte more", setting(body=lambda rep: rep.body + b"\0"), ERROR, QUICK),
+            ("no body", setting(body=b""), ERROR, QUICK),
+            ("body of 2^32-1", setting(body_len=0xffffffff), ERROR, QUICK),
+            ("data", with_data(b"x" * 100), ERROR, QUICK),
+            ("data of 2^31", setting(data_len=1 << 31), ERROR, QUICK),
+            ("twice", lambda rep, _: (rep.send(), rep.send()) and True, ENDS, QUICK),
+            ("EAGAIN", setting(status=11, body=b""), ERROR, QUICK),
+            ("ESTALE", setting(status=116, body=b""), ERROR, QUICK),
+            ("stall in the body", part(REP.size + body_len // 2), ERROR, QUICK),
+            ("close in the body", part(REP.size + body_len // 2, True), ERROR, QUICK),
+            ("no reply", part(0), KILL, "hard,timeo=600")):
+        lie("%s: %s" % (OPS[op], what), op, change, provoke, expect, opts, squash=op == ACCESS)
+
+lie("LOCK: another type", LOCK, poking("I", 16, 0), do_lock)
+lie("LOCK: type 3", LOCK, poking("I", 16, 3), do_lock)
+lie("LOCK: another type for flock", LOCK, poking("I", 16, 2), do_flock)
+lie("LOCK: EAGAIN at once to who waits", LOCK, setting(status=11, body=b""), do_wait_for_lock, KILL)
+lie("LOCK: no reply to who waits", LOCK, part(0), do_wait_for_lock, KILL, "hard,timeo=600")
+lie("LOCK: EDEADLK to flock", LOCK, setting(status=35, body=b""), do_flock)
+LOCK_REP = "QQII"
+for what, values in {"starts behind its end": (9, 8, 1, 7), "ends at 2^63": (0, 1 << 63, 1, 7), "from 2^64-1": ((1 << 64) - 1,) * 2 + (1, 7),
+                     "type 3": (5, 14, 3, 7), "type 2^32-1": (5, 14, 0xffffffff, 7), "pid 2^31": (5, 14, 1, 1 << 31),
+                     "pid 2^32-1": (5, 14, 1, 0xffffffff), "before what was asked for": (0, 4, 1, 7),
+                     "behind it": (15, 20, 1, 7)}.items():
+    lie("TEST: " + what, LOCK, poking(LOCK_REP, 0, *values), do_getlk)
+lie("TEST: READ in the way of READ", LOCK, poking(LOCK_REP, 0, 5, 14, 0, 7), lambda d: do_getlk(d, fcntl.F_RDLCK))
+
+
+def told_lock(d):
+    type, _, start, length, pid = do_getlk(d)
+    assert (type, start, length, pid) == (fcntl.F_RDLCK, 14, 0, -77), (type, start, length, pid)
+
+
+lie("TEST: a lock that there may be", LOCK, poking(LOCK_REP, 0, 14, (1 << 63) - 1, 0, 77), told_lock, WORKS)
+lie("UNLOCK: another type", LOCK, poking("I", 16, 1), (have_lock, unlock), ENDS)
+lie("UNLOCK: unknown status", LOCK, setting(status=9999, body=b""), (have_lock, unlock), ENDS)
+lie("UNLOCK: wrong header", LOCK, setting(magic=1), (have_lock, unlock), KILL)
+lie("UNLOCK: no reply", LOCK, part(0), (have_lock, unlock), KILL, "hard,timeo=600")
+
+for what, value in (("before what was asked for", 99), ("at 0", 0), ("at 2^63", 1 << 63), ("at 2^64-1", (1 << 64) - 1)):
+    lie("SEEK: " + what, SEEK, poking("Q", 0, value), do_seek)
+    lie("SEEK: a hole " + what, SEEK, poking("Q", 0, value), lambda d: do_seek(d, os.SEEK_HOLE))
+lie("SEEK: at 2^63-1", SEEK, poking("Q", 0, (1 << 63) - 1), do_seek, ENDS)
+
+for what, value in (("a byte more than asked for", 8001), ("2^63", 1 << 63), ("2^64-1", (1 << 64) - 1), ("2^32", 1 << 32)):
+    lie("COPY: " + what, COPY, poking("Q", 0, value), do_copy)
+for what, length in (("of a little", 8000), ("of much", 1 << 30)):
+    lie("COPY: nothing %s" % what, COPY, poking("Q", 0, 0), lambda d, length=length: do_copy(d, length), ENDS)
+    lie("COPY: all %s, and the file is empty" % what, COPY,
+        lambda rep, req: struct.pack_into("<Q16xQ", rep.body, 0, struct.unpack_from("<Q", req.body, 2 * FH + 16)[0], 0),
+        lambda d, length=length: do_copy(d, length), ENDS)
+lie("COPY: a byte each time", COPY, poking("Q", 0, 1), lambda d: do_copy(d, 1 << 30), KILL)
+lie("COPY: a file of 2^63 bytes", COPY, poking("Q", 16 + ATTR_OFFSETS["size"][0], 1 << 63), do_copy)
+lie("COPY: a file of 2^63-1 bytes", COPY, poking("Q", 16 + ATTR_OFFSETS["size"][0], (1 << 63) - 1), do_copy, ENDS)
+lie("COPY: to a directory", COPY, poking("I", 16 + MODE, stat.S_IFDIR | 0o755), do_copy)
+for what, provoke in (("ALLOCATE", do_allocate), ("PUNCH_HOLE", do_punch)):
+    lie(what + ": a directory", ALLOCATE, poking("I", 8 + MODE, stat.S_IFDIR | 0o755), provoke)
+    lie(what + ": a file of 2^63 bytes", ALLOCATE, poking("Q", 8 + ATTR_OFFSETS["size"][0], 1 << 63), provoke)
+    lie(what + ": a file of 2^63-1 bytes", ALLOCATE, poking("Q", 8 + ATTR_OFFSETS["size"][0], (1 << 63) - 1), provoke, ENDS)
+    lie(what + ": an empty file", ALLOCATE, poking("Q", 8 + ATTR_OFFSETS["size"][0], 0), provoke, ENDS)
+
+for what, poke in (("more than was asked for", poking("I", 0, 15)), ("what there is not", poking("I", 0, 0x80000001)),
+                   ("reserved", poking("I", 4, 1)), ("no attributes", poking("I", 8 + MODE, 0)),
+                   ("nothing", poking("I", 0, 0))):
+    lie("ACCESS: " + what, ACCESS, poke, do_access, squash=True)
+
+
+# when the connection is made again
+def have_open(d):
+    return os.open(d + "/file", os.O_RDWR | os.O_DIRECT)
+
+
+def read_again(d, fd):
+    buf = mmap.mmap(-1, 8192)
+    os.preadv(fd, [buf], 0)
+
+
+USE = have_open, read_again
+for field, values in BAD_HELLO.items():
+    for value in values:
+        if (field, value) not in (("session_flags", 1), ("session_flags", 3)):      # which may be
+            lie("again: %s %s" % (field, value if isinstance(value, int) else "zero"), HELLO, poking_hello(field, value),
+                USE, ERROR, QUICK, again=BROKEN)
+for field, value in (("session", b"another session."), ("session_flags", 0), ("max_read", 4096), ("max_write", 4096),
+                     ("max_inflight", 1)):
+    lie("again: %s is not what it was" % field, HELLO, poking_hello(field, value), USE, ERROR, QUICK, again=BROKEN)
+for field, value in (("verifier", 8), ("max_conns", 1), ("max_conns", 64), ("anon_uid", 0xffffffff), ("export_flags", 7),
+                     ("life", 2), ("lease", 3600), ("session_flags", 3), ("features", (1 << 64) - 1)):
+    lie("again: another %s, %d" % (field, value), HELLO, poking_hello(field, value), USE, WORKS, again=BROKEN)
+for what, change in MODES.items():
+    lie("again: " + what, HELLO, change, USE, ERROR, QUICK, again=BROKEN)
+    lie("again: %s, hard" % what, HELLO, change, USE, KILL, "hard,timeo=50", again=BROKEN)
+for what, change in (("status with body", setting(status=16)), ("EBUSY for ever", setting(status=16, body=b"")),
+                     ("ESTALE for ever", setting(status=116, body=b"")), ("unknown status", setting(status=9999, body=b"")),
+                     ("a byte less", setting(body=lambda rep: rep.body[:-1])),
+                     ("a byte more", setting(body=lambda rep: rep.body + b"\0")),
+                     ("data", with_data(b"x")), ("slot", setting(slot=1)), ("seq", setting(seq=1)), ("op", setting(op=ROOT)),
+                     ("half", part(60)), ("half, then an end", part(60, True))):
+    lie("again: " + what, HELLO, change, USE, ERROR, QUICK, again=BROKEN)
+lie("again: byte by byte", HELLO, lambda rep, _: trickle(rep), USE, WORKS, again=BROKEN)
+lie("again: twice", HELLO, lambda rep, _: (rep.send(), rep.send()) and True, USE, ENDS, QUICK, again=BROKEN)
+
+
+# after a restart
+def forgotten(rep, req):
+    """The session is not known; the next one is new."""
+    if any(req.body[16:32]):
+        rep.status, rep.body = errno.ESTALE, b""
+    else:
+        struct.pack_into("<16s", rep.body, HELLO_OFFSETS["session"][1], b"a new session...")
+
+
+def use_locked(d, fd):
+    os.stat(d + "/dir/sub")     # what is under way when the lock is lost ends as it would have
+    os.pread(fd, 1, 0)
+
+
+LOCKED = have_lock, use_locked
+lie("restart: nothing to complain about", SESSION, lambda rep, _: None, USE, WORKS, again=RESTART)
+lie("restart: nor with a lock", LOCK, lambda rep, _: None, LOCKED, WORKS, again=RESTART)
+lie("restart: the session is forgotten", HELLO, forgotten, USE, WORKS, again=BROKEN)
+lie("restart: the session is forgotten, with its locks", HELLO, forgotten, LOCKED, again=BROKEN)
+for status in (22, 37, 9999):
+    lie("restart: a hold is refused, %d" % status, SESSION, setting(status=status), USE, WORKS, again=RESTART)
+    lie("restart: a lock is refused, %d" % status, LOCK, setting(status=status, body=b""), LOCKED, again=RESTART)
+# the flag is missing, as when the grace is over: that the lock is lost is found out all the same
+lie("restart: without RECLAIM", LOCK,
+    lambda rep, req: rep.__dict__.update(status=37, body=b"") if struct.unpack_from("<I", req.body, FH + 28)[0] & 4 else None,
+    (have_lock, use_locked), again=LIFE_ONLY)
+for op, provoke, more in ((SESSION, USE, ()), (LOCK, LOCKED, (
+        ("a byte less", setting(body=lambda rep: rep.body[:-1])), ("another type", poking("I", 16, 0)),
+        ("type 3", poking("I", 16, 3)), ("status with body", setting(status=5)), ("half the body", part(REP.size + 12))))):
+    for what, change in (("another's tag", setting(op=GETATTR)), ("a byte more", setting(body=lambda rep: rep.body + b"\0")),
+                         ("body of 2^32-1", setting(body_len=0xffffffff)), ("data", with_data(b"x")),
+                         ("seq", setting(seq=2)), ("slot 1", setting(slot=1)), ("slot 65535", setting(slot=65535)),
+                         ("magic", setting(magic=0)), ("ENOMEM for ever", setting(status=12, body=b"")),
+                         ("flags", setting(flags=1)), ("info", setting(info=1)),
+                         ("half a header", part(16)), ("no reply", part(0)), ("an end", part(0, True))) + more:
+        lie("claim by %s: %s" % (OPS[op], what), op, change, provoke, ERROR, QUICK, again=RESTART)
+    lie("claim by %s: twice" % OPS[op], op, lambda rep, _: (rep.send(), rep.send()) and True, provoke, ENDS, QUICK, again=RESTART)
+    lie("claim by %s: no reply, hard" % OPS[op], op, part(0), provoke, KILL, "hard,timeo=600", again=RESTART)
+    lie("claim by %s: byte by byte" % OPS[op], op, lambda rep, _: trickle(rep), provoke, WORKS, again=RESTART)
+
+# umount's last word
+for what, change in (("an error", setting(status=5)), ("unknown status", setting(status=9999)), ("another's tag", setting(op=READ)),
+                     ("a body", setting(body=b"x" * 8)), ("data", with_data(b"x" * 9000)), ("no reply", part(0)),
+                     ("half a reply", part(16)), ("an end", part(0, True)),
+                     ("twice", lambda rep, _: (rep.send(), rep.send()) and True)):
+    lie("END: " + what, SESSION, change, None, UMOUNT)
 
 
 # ---- one lie ----
@@ -383,22 +631,22 @@ def until(what, seconds, fn):
 
 def ended(pid, seconds):
     """The child's end: its status, or None."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        got, status = os.waitpid(pid, os.WNOHANG)
-        if got:
-            return status
-        time.sleep(0.02)
-    return None
+    fd = os.pidfd_open(pid)
+    try:
+        return os.waitpid(pid, 0)[1] if select.select([fd], [], [], seconds)[0] else None
+    finally:
+        os.close(fd)
 
 
-def provoke(lie, dir):
+def provoke(lie, armed, dir):
     """Make the calls in a process of their own; return how it ended."""
     pid = os.fork()
     if not pid:
         code = 3
         try:
-            lie.provoke(dir)
+            had = lie.before(dir)
+            armed(True)
+            lie.provoke(dir) if had is None else lie.provoke(dir, had)
             code = 0
         except OSError as e:
             os.write(2, b"# %s: %s\n" % (lie.name.encode(), str(e).encode()))
@@ -408,6 +656,7 @@ def provoke(lie, dir):
         finally:
             os._exit(code)
     if lie.expect == KILL:
+        until("armed", 60, lambda: armed() or os.stat("/not armed"))
         if ended(pid, 1.5) is not None:
             raise Wrong("the calls ended by themselves")
         os.kill(pid, signal.SIGKILL)
@@ -432,10 +681,11 @@ def honest(dir):
         raise OSError(errno.EIO, "not the tree that there is")
 
 
-def run(lie, arm, port, dir):
+def run(lie, armed, port, dir):
+    """armed(on): tell the server, or ask."""
     os.makedirs(dir, exist_ok=True)
     if lie.expect == MOUNT:
-        arm(True)
+        armed(True)
         try:
             mount(lie, port, dir)
         except OSError:
@@ -443,17 +693,16 @@ def run(lie, arm, port, dir):
         else:
             libc.umount2(dir.encode(), 0)
             raise Wrong("it mounts")
-        arm(False)
+        armed(False)
     until("mount", 30, lambda: mount(lie, port, dir))
     try:
-        if lie.expect != MOUNT:
+        if lie.provoke:
             until("before", 30, lambda: os.stat(dir + "/file"))
-            arm(True)
-            provoke(lie, dir)
-            arm(False)
+            provoke(lie, armed, dir)
+            armed(False)
         until("honest again", 60, lambda: honest(dir))
     finally:
-        arm(False)
+        armed(lie.expect == UMOUNT)
         os.chdir("/")
 
         def umount():
@@ -476,18 +725,20 @@ def start_server(chosen, listeners, armed):
         def tell(rep, req, lie_=lie_, is_armed=is_armed):
             rep.armed = is_armed
             return lie_(rep, req)
-        threading.Thread(target=serve, args=(listener, tell, is_armed), daemon=True).start()
+        threading.Thread(target=serve, args=(listener, tell, is_armed, 2 if lie_.squash else 0), daemon=True).start()
     signal.pause()
     os._exit(0)
 
 
 def main():
     args = sys.argv[1:]
-    jobs = 12
+    jobs = 20
     if args[:1] == ["-j"]:
         jobs, args = int(args[1]), args[2:]
     chosen = [x for x in lies.values() if not args or any(fnmatch.fnmatchcase(x.name, p) for p in args)]
     armed = mmap.mmap(-1, max(len(chosen), 1))
+    # a listener for each lie, and what has not been closed yet of their connections
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8 * len(lies), max(8 * len(lies), resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in chosen]
     server = start_server(chosen, listeners, armed)
     print("TAP version 13\n1..%d" % len(chosen), flush=True)
@@ -499,7 +750,11 @@ def main():
             if not pid:
                 code = 1
                 try:
-                    run(lie_, lambda on, i=i: armed.__setitem__(i, on), listeners[i].getsockname()[1], "/mnt/hostile/%d" % i)
+                    def arm(on=None, i=i):
+                        if on is not None:
+                            armed[i] = on
+                        return armed[i]
+                    run(lie_, arm, listeners[i].getsockname()[1], "/mnt/hostile/%d" % i)
                     code = 0
                 except (Wrong, OSError) as e:
                     os.write(1, b"# %s: %s\n" % (lie_.name.encode(), str(e).encode()))
@@ -520,7 +775,7 @@ def main():
                 print("# %s hangs" % chosen[running[late_]].name, flush=True)
                 os.kill(late_, signal.SIGKILL)
                 started[late_] = time.monotonic()
-            time.sleep(0.02)
+            time.sleep(0.05)
     os.kill(server, signal.SIGKILL)
     return 1 if failed else 0
 

@@ -1,14 +1,20 @@
+#!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
 """A small server that speaks the protocol honestly out of memory, until it is told to lie.
 
 serve(listener, lie, armed) serves one tree; while armed() is true each reply goes through lie(reply, request), which
 may change the reply, or send what it likes by itself.
+
+hostile_server.py PORT MODE listens on a port and never says HELLO as wfsd would: see MODES.  Prints "listening" when
+it does.
 """
 
 import errno
+import os
 import socket
 import stat
 import struct
+import sys
 import threading
 import time
 
@@ -28,6 +34,7 @@ class Node:
         self.parent = parent or self
         self.change = 1
         self.xattrs = {}
+        self.size = None        # what it says, when that is not the length of the data
 
     @property
     def fh(self):
@@ -38,7 +45,7 @@ class Node:
         return (bytes([9]) + struct.pack("<Q", self.ino) + b"i").ljust(FH, b"\0")
 
     def attr(self):
-        return ATTR.pack(self.ino, len(self.data), 8, self.change, 5, 5, 5, 5, 0, 0, 0, 0, self.mode, self.nlink,
+        return ATTR.pack(self.ino, len(self.data) if self.size is None else self.size, 8, self.change, 5, 5, 5, 5, 0, 0, 0, 0, self.mode, self.nlink,
                          0, 0, 0, 0, 4096, 1, 0, 0)
 
     def entry(self):
@@ -56,6 +63,7 @@ class Tree:
         self.root = self.new(stat.S_IFDIR | 0o755)
         self.add(self.root, b"file", stat.S_IFREG | 0o644, b"honest data " * 700)
         self.add(self.root, b"other", stat.S_IFREG | 0o644, b"other data " * 500)
+        self.add(self.root, b"big", stat.S_IFREG | 0o644).size = 1 << 40
         self.add(self.root, b"link", stat.S_IFLNK | 0o777, b"file")
         self.add(self.add(self.root, b"dir", stat.S_IFDIR | 0o755), b"sub", stat.S_IFREG | 0o644)
         self.add(self.root, b"empty", stat.S_IFDIR | 0o755)
@@ -146,8 +154,25 @@ class Tree:
             if offset < 1 << 20:
                 node.data[offset:offset + len(req.data)] = req.data
             node.change += 1
+        if op == ALLOCATE:
+            offset, length, mode = struct.unpack_from("<QQI", b, FH)
+            if not mode & 1:
+                node.data = node.data.ljust(min(offset + length, 1 << 20), b"\0")
+            node.change += 1
         if op in (WRITE, COMMIT, ALLOCATE):
             return struct.pack("<Q", 7) + node.attr(), b""
+        if op == SEEK:
+            offset, whence = struct.unpack_from("<QI", b, FH)
+            if offset >= len(node.data):
+                raise Failed(errno.ENXIO)
+            return struct.pack("<Q", offset if whence == 3 else len(node.data)), b""
+        if op == COPY:
+            to = self.node(b[FH:])
+            at, to_at, length = struct.unpack_from("<QQQ", b, 2 * FH)
+            data = node.data[at:at + length]
+            to.data[to_at:to_at + len(data)] = data
+            to.change += 1
+            return struct.pack("<QQ", len(data), 7) + to.attr(), b""
         if op == LINK:
             dir = self.node(b[FH:])
             dir.children[b[2 * FH + 8:]] = node
@@ -173,7 +198,8 @@ class Tree:
                 raise Failed(errno.ENODATA)
             return struct.pack("<II", len(value), 0), value if size else b""
         if op == LOCK:
-            return bytes(b[FH + 8:FH + 24]) + b[FH + 24:FH + 28] + bytes(4), b""
+            start, end, type, flags = struct.unpack_from("<QQII", b, FH + 8)
+            return struct.pack("<QQII", start, end, 2 if flags & 2 else type, 0), b""
         raise Failed(errno.EOPNOTSUPP)
 
 
@@ -211,11 +237,11 @@ class Reply:
         self.conn.sendall(self.pack())
 
 
-def hello(conn, tree, req):
+def hello(conn, tree, req, export_flags):
     _, _, _, session, _, _, r, w, n = HELLO_REQ.unpack(req.body)
-    if not any(session):
-        session = b"s" * 16
-    return Reply(conn, tree, req, body=HELLO_REP.pack(1, 0, 0, session, 7, r, w, min(n, 16), 4, 65534, 65534, 1, 90, 1))
+    known = any(session)
+    return Reply(conn, tree, req, body=HELLO_REP.pack(1, export_flags, 0, session if known else b"s" * 16, 7, r, w, min(n, 16),
+                                                      4, 65534, 65534, 1, 90, known))
 
 
 def receive(conn, length):
@@ -228,13 +254,13 @@ def receive(conn, length):
     return data
 
 
-def talk(conn, tree, lie, armed):
+def talk(conn, tree, lie, armed, export_flags):
     while True:
         _, op, _, slot, seq, body_len, data_len, _, _, ngroups, _ = REQ.unpack(receive(conn, REQ.size))
         rest = receive(conn, ngroups * 4 + body_len + data_len)[ngroups * 4:]
         req = Request(op, slot, seq, rest[:body_len], rest[body_len:])
         if op == HELLO:
-            rep = hello(conn, tree, req)
+            rep = hello(conn, tree, req, export_flags)
         else:
             try:
                 with tree.lock:
@@ -246,14 +272,14 @@ def talk(conn, tree, lie, armed):
         rep.send()
 
 
-def serve(listener, lie, armed):
+def serve(listener, lie, armed, export_flags=0):
     tree = Tree()
 
     def run(conn):
         with conn:
             try:
                 conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                talk(conn, tree, lie, armed)
+                talk(conn, tree, lie, armed, export_flags)
             except (Gone, OSError):
                 pass
 
@@ -267,3 +293,44 @@ def wait_while(armed, seconds=120):
     end = time.monotonic() + seconds
     while armed() and time.monotonic() < end:
         time.sleep(0.05)
+
+
+# ---- what is no wfsd ----
+
+def instead(raw, close=False):
+    """A lie: send something else, and then nothing."""
+    def change(rep, _req):
+        rep.conn.sendall(raw(rep) if callable(raw) else raw)
+        if close:
+            rep.conn.shutdown(socket.SHUT_RDWR)
+        return True
+    return change
+
+
+def later_version(rep, _req):
+    rep.status, rep.info, rep.body = errno.EPROTONOSUPPORT, 7 | 9 << 32, b""
+
+
+def more_than_asked(rep, _req):
+    rep.body = HELLO_REP.pack(1, 0, 0, b"x" * 16, 1, 1 << 30, 1 << 30, 5000, 5000, 0, 0, 1, 90, 0)
+
+
+MODES = {
+    "garbage": instead(lambda rep: os.urandom(4096)),               # bytes that are no wfs reply
+    "banner": instead(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"),       # as an SSH server greets
+    "silent": instead(b""),
+    "close": instead(b"", True),                                    # as soon as it is asked
+    "halfway": instead(lambda rep: rep.pack()[:16]),                # half a header, then nothing
+    "version": later_version,                                       # a later wfsd, which speaks versions 7 to 9
+    "limits": more_than_asked,
+}
+
+
+def main():
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+    print("listening", flush=True)
+    serve(listener, MODES[sys.argv[2]], lambda: True)
+
+
+if __name__ == "__main__":
+    main()

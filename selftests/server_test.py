@@ -1139,6 +1139,65 @@ def deleted_behind_the_server(s):
     until(lambda: os.statvfs(s.dir).f_blocks - os.statvfs(s.dir).f_bfree < 100, 5, "its space is free")
 
 
+def without_a_root(s, gone):
+    """The exported directory goes while it is served: each operation has an answer, and the server lives."""
+    os.mkdir(s.path("sub"), 0o777)
+    os.chown(s.path("sub"), 1000, 1000)
+    s.start(export=s.path("sub"))
+    c = conn(s)
+    f, d = c.create(c.root, "f"), c.mkdir(c.root, "d", 0o777)[0]
+    c.write(f.io, 0, b"data")
+    g = c.create(c.root, "g")
+    c.unlink(c.root, "g")       # there is a .wfsd
+    os.sync()
+    gone()
+
+    answers = {}
+    for op, body in ((ROOT, b""), (GETATTR, c.root), (LOOKUP, b_name(c.root, "f")), (ACCESS, c.root + struct.pack("<II", 7, 0)),
+                     (CREATE, b_create(c.root, "n", 0o644, 0, RW)), (MKDIR, b_create(c.root, "m", 0o755, 0, 0)),
+                     (MKNOD, b_create(c.root, "o", stat.S_IFIFO | 0o600, 0, 0)), (LOCK, b_lock(f.io, 1, WR)),
+                     (SYMLINK, b_create(c.root, "s", 0, 0, 0, target="t")), (LINK, b_link(f.fh, c.root, "l")),
+                     (RENAME, b_rename(c.root, "f", c.root, "h")), (UNLINK, b_name(c.root, "h")), (RMDIR, b_name(c.root, "d")),
+                     (READDIR, b_readdir(c.root, 0, 4096, PLUS)), (SETATTR, b_setattr(c.root, SET_MTIME_NOW)),
+                     (STATFS, c.root), (COMMIT, c.root + struct.pack("<II", 0, 0)), (COMMIT, c.root + struct.pack("<II", 2, 0)),
+                     (LISTXATTR, b_xattr(c.root, "", 100)), (OPEN, f.fh + struct.pack("<II", RW, 0)),
+                     (READ, b_read(f.io, 0, 10)), (READ, b_read(g.io, 0, 10)), (ALLOCATE, b_allocate(f.io, 0, 10)),
+                     (SEEK, b_seek(f.io, 0, SEEK_DATA)), (COPY, b_copy(f.io, 0, f.io, 100, 4)), (CLOSE, f.io), (CLOSE, g.io)):
+        answers.setdefault(c.call(op, body).status, set()).add(OPS[op])
+    other = conn(s)     # they can come, and go
+    other.ok(SESSION, b_session(END))
+    return c, answers
+
+
+@test(start=False)
+def export_root_is_removed(s):
+    c, answers = without_a_root(s, lambda: shutil.rmtree(s.path("sub")))
+    for op in ("CREATE", "MKDIR", "MKNOD", "SYMLINK", "LINK", "LOOKUP", "UNLINK", "RMDIR", "RENAME"):
+        assert op in answers.get(errno.ENOENT, set()) | answers.get(errno.ESTALE, set()), (op, answers)
+    assert set(answers) <= {0, errno.ENOENT, errno.ESTALE}, answers
+    check(c.ok(SESSION, b_session(END)), b"")
+    check(s.stop(), 0)
+    # The one that takes its place is another.
+    os.mkdir(s.path("sub"))
+    s.start(export=s.path("sub"))
+    fresh = conn(s)
+    check(sorted(e.name for e in fresh.readdir_all(fresh.root)), [".", ".."])
+    check(fresh.call(GETATTR, c.root).status, errno.ESTALE)
+
+
+@test(start=False)
+def export_root_is_replaced(s):
+    def replace():
+        os.rename(s.path("sub"), s.path("away"))
+        os.mkdir(s.path("sub"))
+
+    c, answers = without_a_root(s, replace)
+    # It goes on with the directory that it was given, wherever that is now.
+    check(set(answers), {0}, str(answers))
+    assert os.path.exists(s.path("away/m")) and not os.listdir(s.path("sub"))
+    check(c.ok(SESSION, b_session(END)), b"")
+
+
 @test
 def file_shrinks_while_it_is_sent(s):
     c = conn(s, rcvbuf=4096)
@@ -2342,6 +2401,18 @@ def disk_becomes_read_only(s):
 
 # ---- what breaks the protocol ----
 
+def some_requests(root, f):
+    """Good ones: operation and body."""
+    return [(GETATTR, f.fh), (LOOKUP, b_name(root, "f")), (READ, b_read(f.io, 0, 100)),
+            (CREATE, b_create(root, "g", 0o644, 0, RW)), (RENAME, b_rename(root, "g", root, "h")),
+            (READDIR, b_readdir(root, 0, 4096, PLUS)), (SETATTR, b_setattr(f.fh, SET_MODE, 0o644)),
+            (GETXATTR, b_xattr(f.fh, "user.a", 100)), (OPEN, f.fh + struct.pack("<II", 3, 0)),
+            (ACCESS, f.fh + struct.pack("<II", 7, 0)), (LOCK, b_lock(f.io, 1, WR, 10, 20)),
+            (LOCK, b_lock(f.io, 2, RD, 15, 30, wait=1)), (LOCK, b_lock(f.io, 2, RD, flags=L_TEST)),
+            (SESSION, b_session(HOLD, f.io, 1)), (ALLOCATE, b_allocate(f.io, 0, 5000)), (SEEK, b_seek(f.io, 0, SEEK_HOLE)),
+            (COPY, b_copy(f.io, 0, f.io, 8192, 4096))]
+
+
 @test
 def malformed_frames(s):
     good = conn(s)
@@ -2351,7 +2422,7 @@ def malformed_frames(s):
         "garbage": b"GET / HTTP/1.1\r\nHost: wfs\r\n\r\n" + b"x" * 100,
         "magic": pack_request(GETATTR, f.fh, magic=0x31534658),
         "op 0": pack_request(0),
-        "op 27": pack_request(27),
+        "op %d" % len(OPS): pack_request(len(OPS)),
         "op 255": pack_request(255),
         "flags": pack_request(GETATTR, f.fh, flags=1),
         "reserved": pack_request(GETATTR, f.fh, reserved=1),
@@ -2391,6 +2462,13 @@ def malformed_frames(s):
         "second HELLO": pack_request(HELLO, HELLO_REQ.pack(1, 1, 0, bytes(16), 0, 0, 4096, 4096, 1),
                                      seq=0),
     }
+    for op, body in some_requests(good.root, f):
+        if op in (LOCK, SESSION, ALLOCATE, SEEK, COPY, ACCESS):
+            cases.update({
+                OPS[op] + " without a body": pack_request(op), OPS[op] + " too short": pack_request(op, body[:-1]),
+                OPS[op] + " too long": pack_request(op, body + b"\0"), OPS[op] + " with data": pack_request(op, body, b"x"),
+                OPS[op] + " with data of 2^32-1": pack_request(op, body, data_len=0xffffffff),
+                OPS[op] + " on slot 256": pack_request(op, body, slot=256), OPS[op] + " of seq 0": pack_request(op, body, seq=0)})
     for what, raw in cases.items():
         c = conn(s)
         before = len(s.stderr())
@@ -2479,6 +2557,75 @@ def sessions_of_others(s):
 
 
 @test
+def forged_handles_for_all(s):
+    """Every operation that takes a handle, with one that was altered: its error, and the connection goes on."""
+    c = conn(s)
+    f, g = c.create(c.root, "f"), c.create(c.root, "g")
+    c.write(f.io, 0, b"x" * 100)
+    plain = {GETATTR: b"", READLINK: b"", STATFS: b"", LOOKUP: b_name(b"", "f"), UNLINK: b_name(b"", "f"),
+             RMDIR: b_name(b"", "f"), SETATTR: b_setattr(b"", SET_MODE, 0o600), ACCESS: struct.pack("<II", 7, 0),
+             OPEN: struct.pack("<II", RW, 0), CREATE: b_create(b"", "n", 0o600, 0, RW), MKDIR: b_create(b"", "n", 0o700, 0, 0),
+             MKNOD: b_create(b"", "n", stat.S_IFIFO, 0, 0), SYMLINK: b_create(b"", "n", 0, 0, 0, target="t"),
+             READDIR: b_readdir(b"", 0, 4096, 0), GETXATTR: b_xattr(b"", "user.a", 10), SETXATTR: b_xattr(b"", "user.a"),
+             LISTXATTR: b_xattr(b"", "", 10), REMOVEXATTR: b_xattr(b"", "user.a"), COMMIT: struct.pack("<II", 0, 0)}
+    io = {READ: b_read(b"", 0, 10), WRITE: b_write(b"", 0), CLOSE: b"", LOCK: b_lock(b"", 1, WR, 5, 6),
+          SESSION: struct.pack("<II", HOLD, 1), ALLOCATE: b_allocate(b"", 0, 10), SEEK: b_seek(b"", 0, SEEK_DATA)}
+    two = {LINK: (f.fh, c.root, b_link(b"", b"", "n")), RENAME: (c.root, c.root, b_rename(b"", "f", b"", "h")),
+           COPY: (f.io, g.io, b_copy(b"", 0, b"", 0, 10))}
+    forged = {"zero": lambda fh: bytes(FH), "all ones": lambda fh: b"\xff" * FH,
+              "other rights": lambda fh: (f.io if fh in (f.fh, c.root) else f.fh)[:8] + fh[8:]}
+    for bit in (0, 7, 8, 100, 300, 400, 500, 511):
+        forged["bit %d" % bit] = lambda fh, bit=bit: (int.from_bytes(fh, "little") ^ 1 << bit).to_bytes(FH, "little")
+    for what, forge in forged.items():
+        bad = {h: forge(h) for h in (f.fh, f.io, g.io, c.root)}
+        for op, rest in list(plain.items()) + list(io.items()):
+            fh = bad[f.io if op in io else f.fh]
+            if fh in bad:       # it is one that there is
+                continue
+            check(c.call(op, fh + rest, b"d" if op in (WRITE, SETXATTR) else b"").status, errno.ESTALE,
+                  "%s, %s" % (OPS[op], what))
+        for op, (one, other, rest) in two.items():
+            for body in (bad[one] + other + rest, one + bad[other] + rest):
+                if bad[one] not in bad:
+                    check(c.call(op, body).status, errno.ESTALE, "%s, %s" % (OPS[op], what))
+    # Nothing came of it.
+    check(sorted(os.listdir(s.dir)), ["f", "g"])
+    check((c.read(f.io, 0, 200), c.read(g.io, 0, 200)), (b"x" * 100, b""))
+    check(held(conn(s), f.io), [])
+
+
+@test
+def sessions_do_not_meddle(s):
+    """What one session says of the locks and holds of another is of no account."""
+    a, b = conn(s), conn(s)
+    io = rw_file(a)
+    a.lock(io, 1, WR, 0, 9)
+    c = conn(s)
+    tag = c.send_lock(io, 1, WR, 0, 9)
+    for flags in (0, L_CANCEL):
+        b.unlock(io, 1, 0, 9, flags)
+    assert pending(c, tag), "a wait was ended by another session"
+    check(b.call(LOCK, b_lock(io, 1, WR, 0, 9)).status, errno.EAGAIN)
+    check(b.call(LOCK, b_lock(io, 1, WR, 0, 9, L_RECLAIM)).status, errno.ENOLCK)
+    b.ok(SESSION, b_session(RECLAIMED))
+    b.ok(SESSION, b_session(HOLD, io, 7))
+    b.ok(SESSION, b_session(END))
+    check(held(conn(s), io), [(WR, 0, 9)])
+    assert pending(c, tag)
+    a.unlink(a.root, "f")
+    check(a.getattr(io).nlink, 0)
+    a.unlock(io, 1, 0, 9)
+    granted(c, tag)
+    # Numbers that a session may give its holds, and what lies beyond.
+    for count, status in ((1, 0), ((1 << 31) - 1, 0), (0, errno.EINVAL), (1 << 31, errno.EINVAL), ((1 << 32) - 1, errno.EINVAL)):
+        check(a.call(SESSION, b_session(HOLD, io, count)).status, status, str(count))
+    a.ok(SESSION, b_session(HOLD, io, 1))
+    c.unlock(io, 1, 0, 9)
+    a.close_io(io)
+    until(lambda: a.call(GETATTR, io).status == errno.ESTALE, 5, "the file goes")
+
+
+@test
 def hostile_clients_hurt_nobody(s):
     stop, wrong = threading.Event(), []
     root = conn(s).root
@@ -2516,8 +2663,11 @@ def hostile_clients_hurt_nobody(s):
     target = conn(s).create(root, "target")
     frames = [pack_request(WRITE, b_write(target.io, 0), b"x" * 5000), pack_request(ROOT),
               pack_request(READDIR, b_readdir(root, 0, 1 << 20, PLUS)), pack_request(READ, b_read(target.io, 0, 4 << 20)),
-              pack_request(MKDIR, b_create(root, "target", 0o755, 0, 0)), pack_request(GETATTR, b"\xff" * 64)]
+              pack_request(MKDIR, b_create(root, "target", 0o755, 0, 0)), pack_request(GETATTR, b"\xff" * 64),
+              pack_request(LOCK, b_lock(target.io, 1, WR, wait=60000)), pack_request(COPY, b_copy(target.io, 0, target.io, 1 << 20, 1 << 40)),
+              pack_request(ALLOCATE, b_allocate(target.io, 0, 1 << 50)), pack_request(SESSION, b_session(END))]
     deaf = []
+    sizes = (0, 1, 4095, 1 << 31, (1 << 32) - 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 
     def hostile(c, kind):
         raw = rng.choice(frames)
@@ -2539,12 +2689,18 @@ def hostile_clients_hurt_nobody(s):
             handle = bytearray(rng.choice((root, target.io)))
             handle[rng.randrange(64)] ^= 1 << rng.randrange(8)
             c.sock.sendall(pack_request(WRITE, b_write(bytes(handle), 0), b"evil" * 100))
+        elif kind == "fields":
+            for slot, (op, form) in enumerate(((LOCK, "QQQIIII"), (ALLOCATE, "QQII"), (SEEK, "QII"), (COPY, "QQQ"),
+                                               (SESSION, "II"), (ACCESS, "II"))):
+                values = [rng.choice(sizes) & (1 << 8 * struct.calcsize("<" + code)) - 1 for code in form]
+                io = target.io * 2 if op == COPY else target.io
+                c.sock.sendall(pack_request(op, io + struct.pack("<" + form, *values), slot=slot))
         elif kind == "deaf":
             for slot in range(64):
                 c.sock.sendall(pack_request(READDIR, b_readdir(root, 0, 1 << 20, PLUS), slot=slot))
             deaf.append(c)
 
-    kinds = ("garbage", "truncated", "oversized", "replayed", "reordered", "slot", "forged", "deaf")
+    kinds = ("garbage", "truncated", "oversized", "replayed", "reordered", "slot", "forged", "fields", "deaf")
     end, told = time.monotonic() + 8, 0
     while time.monotonic() < end:
         kind = kinds[told % len(kinds)]
@@ -2564,7 +2720,7 @@ def hostile_clients_hurt_nobody(s):
         c.close()
     until(lambda: len(s.fds("socket:")) <= sockets + 4, 20, "connections that are gone")
     with open(s.path("target"), "rb") as f:
-        assert b"evil" not in f.read()
+        assert b"evil" not in f.read(1 << 20)
 
 
 @test
@@ -2577,7 +2733,7 @@ def log_is_limited(s):
     assert 10 <= lines <= 100, lines
 
 
-@test
+@test(size="8m")        # an ALLOCATE may be of all that there is
 def random_bytes(s):
     seed = int.from_bytes(os.urandom(4), "little")
     print("# seed %d" % seed)
@@ -2585,11 +2741,7 @@ def random_bytes(s):
     rnd = random.Random(seed)
     good = conn(s)
     f = good.create(good.root, "f")
-    bodies = [(GETATTR, f.fh), (LOOKUP, b_name(good.root, "f")), (READ, b_read(f.io, 0, 100)),
-              (CREATE, b_create(good.root, "g", 0o644, 0, RW)),
-              (RENAME, b_rename(good.root, "g", good.root, "h")),
-              (READDIR, b_readdir(good.root, 0, 4096, PLUS)), (SETATTR, b_setattr(f.fh, SET_MODE, 0o644)),
-              (GETXATTR, b_xattr(f.fh, "user.a", 100)), (OPEN, f.fh + struct.pack("<II", 3, 0))]
+    bodies = some_requests(good.root, f)
     for _ in range(1500):
         c = conn(s)
         raw = bytearray(b"".join(pack_request(*rnd.choice(bodies), slot=i, seq=1) for i in range(3)))
@@ -3835,6 +3987,52 @@ def deleted_files_survive_restarts_tmpfs(s):
 @test(fs="ext4")
 def deleted_files_survive_restarts_ext4(s):
     orphans_test(s)
+
+
+@test
+def claims_are_cut_off(s):
+    """A client that has many files open, of which it claims some when its connection ends, or the server does."""
+    c, other = conn(s), conn(s)
+    files = [c.create(c.root, "f%d" % i) for i in range(100)]
+    for i, f in enumerate(files):
+        c.write(f.io, 0, b"file %d" % i)
+        other.unlink(other.root, "f%d" % i)
+    locked = c.create(c.root, "locked", mode=0o666)
+    other_io = other.open(locked.fh, RW)
+    c.lock(locked.io, 1, WR)
+    for how in ("kill", "stop", "cut"):
+        s.kill()
+        s.start()
+        other = conn(s, session=other.session)
+        other.ok(SESSION, b_session(HOLD, other_io, 1))
+        other.ok(SESSION, b_session(RECLAIMED))
+        c = conn(s, session=c.session)
+        check(c.session_flags, KNOWN | RECLAIM)
+        some = [c.frame(SESSION, b_session(HOLD, f.io, 1)) for f in files[:40]]
+        c.sock.sendall(b"".join(raw for _, raw in some) + pack_request(SESSION, b_session(HOLD, files[40].io, 1), slot=99)[:50])
+        for tag, _ in some:
+            check(c.wait(tag).status, 0)
+        # Until all is claimed nobody else gets what it had, and what it has not claimed yet is there.
+        check(other.call(LOCK, b_lock(other_io, 2, RD)).status, errno.EAGAIN)
+        check(other.getattr(files[99].fh).nlink, 0)
+        if how == "cut":
+            c.close()
+        else:
+            getattr(s, how)()
+    c = conn(s, session=c.session)
+    check(c.session_flags, KNOWN | RECLAIM)
+    tags = [c.send(SESSION, b_session(HOLD, f.io, 1)) for f in files]
+    for tag in reversed(tags):
+        check(c.wait(tag).status, 0)
+    c.lock(locked.io, 1, WR, flags=L_RECLAIM)
+    c.ok(SESSION, b_session(RECLAIMED))
+    check(other.call(LOCK, b_lock(other_io, 2, RD)).status, errno.EAGAIN)
+    for i, f in enumerate(files):
+        check(c.read(f.io, 0, 100), b"file %d" % i)
+        c.close_io(f.io)
+    c.unlock(locked.io, 1)
+    other.lock(other_io, 2, RD)
+    nothing_is_left(s)
 
 
 @test(args=["--lease", "2"])

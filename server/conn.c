@@ -524,26 +524,18 @@ static int hello(struct worker *w, struct conn *c)
 {
 	const struct wfs_hello_req *req = &w->rq.hello;
 	struct wfs_hello_rep *r = (void *)w->rep.body;
-	uint32_t max_read = le32toh(req->max_read), max_write = le32toh(req->max_write);
-	uint32_t inflight = le32toh(req->max_inflight), flags;
+	uint32_t flags;
 	int err;
 
-	if (le32toh(req->version_min) > WFS_VERSION || le32toh(req->version_max) < WFS_VERSION) {
-		w->rep.info = (uint64_t)WFS_VERSION << 32 | WFS_VERSION;
-		return -EPROTONOSUPPORT;
-	}
 	c->index = le16toh(req->conn);
-	if (c->index >= WFS_CONNS_MAX || req->reserved || max_read < WFS_IO_MIN ||
-	    max_write < WFS_IO_MIN || !inflight)
-		return -EINVAL;
 	err = join(w, c, req, &flags);
 	if (err)
 		return err;
 	c->lim = (struct limits){
 		.hello = true,
-		.max_read = MIN(max_read, WFS_IO_MAX),
-		.max_write = MIN(max_write, WFS_IO_MAX),
-		.max_inflight = MIN(inflight, INFLIGHT_MAX),
+		.max_read = MIN(le32toh(req->max_read), WFS_IO_MAX),
+		.max_write = MIN(le32toh(req->max_write), WFS_IO_MAX),
+		.max_inflight = MIN(le32toh(req->max_inflight), INFLIGHT_MAX),
 	};
 	*r = (struct wfs_hello_rep){
 		.version = htole32(WFS_VERSION),
@@ -755,12 +747,13 @@ static bool may_begin(struct conn *c)
 }
 
 /* False when it has to wait: the frame stays where it is, and is looked at again in a moment. */
-static bool run_hello(struct worker *w, struct conn *c)
+static bool run_hello(struct worker *w, struct conn *c, int err)
 {
-	int err;
-
 	op_begin(w, c, NULL);
-	err = hello(w, c);
+	if (!err)
+		err = hello(w, c);
+	else if (err == -EPROTONOSUPPORT)
+		w->rep.info = (uint64_t)WFS_VERSION << 32 | WFS_VERSION;
 	if (c->state == CONN_DEAD)
 		return false;
 	if (err == -EBUSY) {
@@ -819,7 +812,7 @@ static enum step input_step(struct worker *w, struct conn *c)
 	if (c->slots[rq->slot / 64] & 1ull << rq->slot % 64)
 		return broken(c, "request on a slot that is taken"), STEP_IDLE;
 	if (rq->op == WFS_OP_HELLO)
-		return run_hello(w, c) ? STEP_DONE : STEP_IDLE;
+		return run_hello(w, c, err) ? STEP_DONE : STEP_IDLE;
 	c->slots[rq->slot / 64] |= 1ull << rq->slot % 64;
 	if (!(rq->seq << 4))
 		replay_passed(c->session, c->index, rq);

@@ -106,6 +106,20 @@ int request_head(const void *hdr, const struct limits *lim, struct request *rq)
 	}
 }
 
+static int parse_hello(const void *body, struct request *rq)
+{
+	const struct wfs_hello_req *b = &rq->hello;
+
+	memcpy(&rq->hello, body, sizeof(rq->hello));
+	/* Another version may mean something else by the rest. */
+	if (le32toh(b->version_min) > WFS_VERSION || le32toh(b->version_max) < WFS_VERSION)
+		return -EPROTONOSUPPORT;
+	if (le16toh(b->conn) >= WFS_CONNS_MAX || b->reserved || !b->max_inflight ||
+	    le32toh(b->max_read) < WFS_IO_MIN || le32toh(b->max_write) < WFS_IO_MIN)
+		return -EINVAL;
+	return 0;
+}
+
 /* A name of a directory entry, at @from; its length is in range. */
 static int parse_name(char *to, const void *from, unsigned int len)
 {
@@ -132,19 +146,26 @@ static bool any_set(const void *p, size_t len)
 	return false;
 }
 
+/* The one name of a body, behind its @fixed bytes. */
+static int parse_only_name(const void *body, size_t len, size_t fixed, __le16 name_len,
+			   const __le16 reserved[3], struct request *rq)
+{
+	unsigned int n = le16toh(name_len);
+
+	if (!name_len_ok(n, WFS_NAME_MAX) || len != fixed + n)
+		return -EPROTO;
+	if (reserved[0] || reserved[1] || reserved[2])
+		return -EINVAL;
+	return parse_name(rq->name, (const char *)body + fixed, n);
+}
+
 static int parse_name_req(const void *body, size_t len, struct request *rq)
 {
 	struct wfs_name_req b;
-	unsigned int n;
 
 	memcpy(&b, body, sizeof(b));
-	n = le16toh(b.name_len);
-	if (!name_len_ok(n, WFS_NAME_MAX) || len != sizeof(b) + n)
-		return -EPROTO;
-	if (any_set(b.reserved, sizeof(b.reserved)))
-		return -EINVAL;
 	rq->fh = b.dir;
-	return parse_name(rq->name, (const char *)body + sizeof(b), n);
+	return parse_only_name(body, len, sizeof(b), b.name_len, b.reserved, rq);
 }
 
 static int parse_setattr(const void *body, struct request *rq)
@@ -248,17 +269,11 @@ static int parse_create(const void *body, size_t len, struct request *rq)
 static int parse_link(const void *body, size_t len, struct request *rq)
 {
 	struct wfs_link_req b;
-	unsigned int n;
 
 	memcpy(&b, body, sizeof(b));
-	n = le16toh(b.name_len);
-	if (!name_len_ok(n, WFS_NAME_MAX) || len != sizeof(b) + n)
-		return -EPROTO;
-	if (any_set(b.reserved, sizeof(b.reserved)))
-		return -EINVAL;
 	rq->fh = b.fh;
 	rq->fh2 = b.dir;
-	return parse_name(rq->name, (const char *)body + sizeof(b), n);
+	return parse_only_name(body, len, sizeof(b), b.name_len, b.reserved, rq);
 }
 
 static int parse_rename(const void *body, size_t len, struct request *rq)
@@ -462,7 +477,7 @@ static int parse_session(const void *body, struct request *rq)
 	rq->count = le32toh(b.count);
 	switch (rq->flags) {
 	case WFS_SESSION_HOLD:
-		return rq->count ? 0 : -EINVAL;
+		return rq->count && rq->count <= WFS_HOLD_COUNT_MAX ? 0 : -EINVAL;
 	case WFS_SESSION_RECLAIMED:
 	case WFS_SESSION_END:
 		return rq->count || any_set(&b.io, sizeof(b.io)) ? -EINVAL : 0;
@@ -530,8 +545,7 @@ int request_body(const void *frame, const struct limits *lim, struct request *rq
 
 	switch (rq->op) {
 	case WFS_OP_HELLO:
-		memcpy(&rq->hello, p, sizeof(rq->hello));
-		return 0;
+		return parse_hello(p, rq);	/* the caller's ids mean nothing here */
 	case WFS_OP_ROOT:
 		break;
 	case WFS_OP_LOOKUP:

@@ -119,7 +119,7 @@ struct request {
 	uint32_t	set_gid;
 	uint64_t	set_size;
 	struct timespec	set_times[2];
-	struct wfs_hello_req hello;
+	struct wfs_hello_req hello;	/* in the wire's byte order */
 	struct wfs_fh	fh;
 	struct wfs_fh	fh2;		/* LINK, RENAME: the second directory; COPY: to */
 	gid_t		groups[WFS_GROUPS_MAX];

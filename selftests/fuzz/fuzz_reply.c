@@ -57,6 +57,34 @@ static void want_entry(const struct wfs_entry *e)
 	want_attr(&e->attr);
 }
 
+/* wfs_test_lock() makes a struct file_lock of it. */
+static void want_lock(const struct wfs_lock_req *asked, const struct wfs_lock_rep *rep)
+{
+	u32 type = le32toh(rep->type);
+
+	if (!(le32toh(asked->flags) & WFS_LOCK_TEST))
+		WANT(type == le32toh(asked->type));
+	else if (type != WFS_LOCK_UNLOCK)
+		WANT(type <= WFS_LOCK_WRITE && le64toh(rep->start) <= le64toh(rep->end) &&
+		     le64toh(rep->end) <= INT64_MAX && le64toh(rep->start) <= le64toh(asked->end) &&
+		     le64toh(rep->end) >= le64toh(asked->start) && le32toh(rep->pid) <= INT32_MAX);
+}
+
+static void want_hello(const struct wfs_hello_req *asked, const struct wfs_hello_rep *rep)
+{
+	static const u8 none[WFS_SESSION_LEN];
+	u32 flags = le32toh(rep->session_flags);
+
+	WANT(le32toh(rep->max_read) <= le32toh(asked->max_read) && le32toh(rep->max_write) <= le32toh(asked->max_write));
+	WANT(rep->max_inflight && le32toh(rep->max_inflight) <= le32toh(asked->max_inflight));
+	WANT(rep->max_conns && le32toh(rep->max_conns) <= WFS_CONNS_MAX && rep->life);
+	WANT(memcmp(rep->session, none, sizeof(none)));
+	if (memcmp(asked->session, none, sizeof(none)))
+		WANT(flags & WFS_SESSION_KNOWN && !memcmp(asked->session, rep->session, sizeof(none)));
+	else
+		WANT(!flags);
+}
+
 /* What the rest of the module relies on when a body was found good. */
 static void want_body(u8 op, const void *asked, const void *body, u32 data_len)
 {
@@ -109,12 +137,35 @@ static void want_body(u8 op, const void *asked, const void *body, u32 data_len)
 		WANT(le32toh(xattr->size) <= WFS_XATTR_MAX);
 		WANT(data_len == (((const struct wfs_xattr_req *)asked)->size ? le32toh(xattr->size) : 0));
 		break;
+	case WFS_OP_ACCESS:
+		WANT(!(le32toh(((const struct wfs_access_rep *)body)->mask) &
+		       ~le32toh(((const struct wfs_access_req *)asked)->mask)));
+		want_attr(&((const struct wfs_access_rep *)body)->attr);
+		break;
+	case WFS_OP_WRITE:
+	case WFS_OP_ALLOCATE:
+		want_attr(&((const struct wfs_write_rep *)body)->attr);
+		WANT(S_ISREG(le32toh(((const struct wfs_write_rep *)body)->attr.mode)));
+		break;
+	case WFS_OP_COMMIT:
+		want_attr(&((const struct wfs_commit_rep *)body)->attr);
+		break;
+	case WFS_OP_UNLINK:
+	case WFS_OP_RMDIR:
+		want_dir(&((const struct wfs_unlink_rep *)body)->dir);
+		break;
 	case WFS_OP_COPY:
 		WANT(le64toh(((const struct wfs_copy_rep *)body)->copied) <=
 		     le64toh(((const struct wfs_copy_req *)asked)->len));
+		want_attr(&((const struct wfs_copy_rep *)body)->wrote.attr);
 		break;
 	case WFS_OP_SEEK:
-		WANT(le64toh(((const struct wfs_seek_rep *)body)->offset) <= INT64_MAX);
+		WANT(le64toh(((const struct wfs_seek_rep *)body)->offset) <= INT64_MAX &&
+		     le64toh(((const struct wfs_seek_rep *)body)->offset) >=
+		     le64toh(((const struct wfs_seek_req *)asked)->offset));
+		break;
+	case WFS_OP_LOCK:
+		want_lock(asked, body);
 		break;
 	}
 }
@@ -160,7 +211,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 
 	WANT(wfs_op_name(in.op));
 	WANT(wfs_errno_from_wire(le32toh(hdr.status)) <= 0);
-	if (wfs_check_reply(&hdr, in.op, le32toh(in.data_max)) || hdr.status)
+	if (wfs_check_reply(&hdr, in.op, in.op == WFS_OP_HELLO ? 0 : 5, le32toh(in.data_max)) || hdr.status)
 		return 0;
 	body_len = le32toh(hdr.body_len);
 	data_len = le32toh(hdr.data_len);
@@ -170,13 +221,8 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 
 	body = copy(data, body_len);
 	if (in.op == WFS_OP_HELLO) {
-		const struct wfs_hello_req *asked = (const void *)in.asked;
-		const struct wfs_hello_rep *rep = body;
-
-		if (!wfs_check_hello(asked, rep))
-			WANT(le32toh(rep->max_read) <= le32toh(asked->max_read) &&
-			     le32toh(rep->max_write) <= le32toh(asked->max_write) && rep->max_inflight &&
-			     le32toh(rep->max_conns) <= WFS_CONNS_MAX);
+		if (!wfs_check_hello((const void *)in.asked, body))
+			want_hello((const void *)in.asked, body);
 	} else if (!wfs_check_body(in.op, in.asked, body, data_len)) {
 		want_body(in.op, in.asked, body, data_len);
 		raw = copy(data + body_len, data_len);

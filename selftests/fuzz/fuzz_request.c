@@ -19,9 +19,56 @@ static void want_name(const char *name)
 	WANT(len && len <= WFS_NAME_MAX && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, ".."));
 }
 
+static void want_range(uint64_t offset, uint64_t len)
+{
+	WANT(len && offset <= INT64_MAX && len <= INT64_MAX && offset + len <= INT64_MAX);
+}
+
+static void want_lock(const struct request *rq)
+{
+	unsigned int kinds = rq->flags & ~WFS_LOCK_FLOCK;
+
+	WANT(rq->type <= WFS_LOCK_UNLOCK && rq->start <= rq->end && rq->end <= INT64_MAX);
+	WANT(!(rq->flags & ~WFS_LOCK__ALL) && !(kinds & (kinds - 1)));
+	WANT(rq->wait <= WFS_LOCK_WAIT_MAX && (!rq->wait || (!kinds && rq->type != WFS_LOCK_UNLOCK)));
+	if (rq->flags & WFS_LOCK_FLOCK)
+		WANT(!rq->start && rq->end == INT64_MAX && kinds != WFS_LOCK_TEST);
+	WANT((kinds == WFS_LOCK_CANCEL) <= (rq->type == WFS_LOCK_UNLOCK));
+	WANT(rq->type != WFS_LOCK_UNLOCK || !kinds || kinds == WFS_LOCK_CANCEL);
+}
+
+static void want_session(const struct request *rq)
+{
+	static const struct wfs_fh none;
+
+	switch (rq->flags) {
+	case WFS_SESSION_HOLD:
+		WANT(rq->count && rq->count <= WFS_HOLD_COUNT_MAX);
+		break;
+	case WFS_SESSION_RECLAIMED:
+	case WFS_SESSION_END:
+		WANT(!rq->count && !memcmp(&rq->fh, &none, sizeof(none)));
+		break;
+	default:
+		WANT(false);
+	}
+}
+
+/* What the server relies on when HELLO was found good. */
+static void want_hello(const struct wfs_hello_req *h)
+{
+	WANT(le32toh(h->version_min) <= WFS_VERSION && le32toh(h->version_max) >= WFS_VERSION);
+	WANT(le16toh(h->conn) < WFS_CONNS_MAX && !h->reserved && h->max_inflight);
+	WANT(le32toh(h->max_read) >= WFS_IO_MIN && le32toh(h->max_write) >= WFS_IO_MIN);
+}
+
 /* What the operations rely on when a request was found good. */
 static void want(const struct request *rq, const struct limits *lim)
 {
+	if (rq->op == WFS_OP_HELLO) {
+		want_hello(&rq->hello);
+		return;
+	}
 	WANT(rq->uid != (uid_t)-1 && rq->gid != (gid_t)-1);
 	for (uint32_t i = 0; i < rq->ngroups; i++)
 		WANT(rq->groups[i] != (gid_t)-1);
@@ -67,6 +114,34 @@ static void want(const struct request *rq, const struct limits *lim)
 		if (rq->flags & WFS_SET_SIZE)
 			WANT(rq->set_size <= INT64_MAX);
 		break;
+	case WFS_OP_ACCESS:
+		WANT(rq->count <= 7);
+		break;
+	case WFS_OP_OPEN:
+		WANT(rq->flags & (WFS_OPEN_READ | WFS_OPEN_WRITE) && !(rq->flags & ~WFS_OPEN__ALL) &&
+		     !(rq->flags & WFS_OPEN_EXCL));
+		break;
+	case WFS_OP_COMMIT:
+		WANT(!(rq->flags & ~(WFS_COMMIT_DATASYNC | WFS_COMMIT_ALL)));
+		break;
+	case WFS_OP_LOCK:
+		want_lock(rq);
+		break;
+	case WFS_OP_SESSION:
+		want_session(rq);
+		break;
+	case WFS_OP_ALLOCATE:
+		want_range(rq->offset, rq->len);
+		WANT(!(rq->mode & WFS_ALLOC_PUNCH_HOLE) || rq->mode == (WFS_ALLOC_PUNCH_HOLE | WFS_ALLOC_KEEP_SIZE));
+		WANT(!(rq->mode & ~(WFS_ALLOC_KEEP_SIZE | WFS_ALLOC_PUNCH_HOLE | WFS_ALLOC_ZERO_RANGE)));
+		break;
+	case WFS_OP_SEEK:
+		WANT(rq->offset <= INT64_MAX && (rq->count == WFS_SEEK_DATA || rq->count == WFS_SEEK_HOLE));
+		break;
+	case WFS_OP_COPY:
+		want_range(rq->offset, rq->len);
+		want_range(rq->to_offset, rq->len);
+		break;
 	}
 }
 
@@ -107,7 +182,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		err = request_body(frame, &lim, rq);
 		free(frame);
 		WANT(err <= 0);
-		if (!err && rq->op != WFS_OP_HELLO)
+		if (!err)
 			want(rq, &lim);
 		if (err == -EPROTO)
 			break;
@@ -118,6 +193,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 		data += rq->data_len;
 		size -= rq->data_len;
+		if (rq->op == WFS_OP_HELLO && err)
+			break;
 		if (rq->op == WFS_OP_HELLO)
 			lim.hello = true;
 	}

@@ -26,9 +26,9 @@ def save(kind, name, data):
 class Recorder:
     """Sends requests as they come and keeps them with their replies."""
 
-    def __init__(self, server):
-        self.c = conn(server)
-        self.seq = 4
+    def __init__(self, server, session=bytes(16), seq=4):
+        self.c = conn(server, session=session)
+        self.seq = seq
 
     def __call__(self, op, body=b"", data=b"", room=0, name=None):
         c = self.c
@@ -47,19 +47,27 @@ class Recorder:
         return rep
 
 
+def hello(server, name, session=bytes(16), index=0):
+    """HELLO and its reply; and the session."""
+    body = HELLO_REQ.pack(1, 1, 0, session, index, 0, 1 << 20, 1 << 20, 64)
+    h = Conn(server, hello=False)
+    rep = h.hello(session=session, conn=index, max_read=1 << 20, max_write=1 << 20, inflight=64)
+    h.close()
+    save("request", name, b"\0" + pack_request(HELLO, body, seq=0) + pack_request(ROOT))
+    save("reply", name, struct.pack("<B3xI", HELLO, 0) + body.ljust(ROOM, b"\0") +
+         REP.pack(MAGIC, HELLO, 0, 0, 0, len(rep.body), 0, 0, 0) + rep.body)
+    return HELLO_REP.unpack(rep.body)[3]
+
+
 def main():
     s = Server(args=["--no-root-squash"])
     try:
         talk = Recorder(s)
         c = talk.c
         root, u32, u64 = c.root, struct.Struct("<I").pack, struct.Struct("<Q").pack
-        hello = HELLO_REQ.pack(1, 1, 0, bytes(16), 0, 0, 1 << 20, 1 << 20, 64)
-        frame = pack_request(HELLO, hello, seq=0)
-        save("request", "HELLO", b"\0" + frame + pack_request(ROOT))
-        h = Conn(s, hello=False)
-        rep = h.hello(max_read=1 << 20, max_write=1 << 20, inflight=64)
-        save("reply", "HELLO", struct.pack("<B3xI", HELLO, 0) + hello.ljust(ROOM, b"\0") +
-             REP.pack(MAGIC, HELLO, 0, 0, 0, len(rep.body), 0, 0, 0) + rep.body)
+        frame = pack_request(HELLO, HELLO_REQ.pack(1, 1, 0, bytes(16), 0, 0, 1 << 20, 1 << 20, 64), seq=0)
+        session = hello(s, "HELLO")
+        hello(s, "HELLO-again", session, 1)
 
         talk(ROOT)
         create = talk(CREATE, b_create(root, "file", 0o644, 0o22, RW))
@@ -90,14 +98,26 @@ def main():
         talk(GETXATTR, b_xattr(fh, "user.a"), name="GETXATTR-size")
         talk(LISTXATTR, b_xattr(fh, "", 100), room=100)
         talk(REMOVEXATTR, b_xattr(fh, "user.a"))
-        talk(LOCK, io + struct.pack("<QQQIIII", 1, 0, 99, 1, 0, 0, 77))
-        talk(LOCK, io + struct.pack("<QQQIIII", 2, 0, (1 << 63) - 1, 0, 2, 0, 78), name="LOCK-test")
+        talk(LOCK, b_lock(io, 1, WR, 10, 19, pid=77))
+        talk(LOCK, b_lock(io, 2, RD, 5, 14, L_TEST, pid=78), name="LOCK-conflict")
+        talk(LOCK, b_lock(io, 2, RD, 20, flags=L_TEST, pid=78), name="LOCK-test")
+        talk(LOCK, b_lock(io, 1, UN, 15, 19), name="LOCK-unlock")
         talk(ALLOCATE, io + struct.pack("<QQII", 0, 8192, 0, 0))
-        talk(SEEK, io + struct.pack("<QII", 0, 3, 0))
-        talk(COPY, io + other.io + struct.pack("<QQQ", 0, 0, 100))
+        talk(SEEK, b_seek(io, 2, SEEK_HOLE))
+        talk(COPY, b_copy(io, 0, other.io, 0, 100))
+        talk(OPEN, fh + struct.pack("<II", RW, 0), name="OPEN-again")
         talk(CLOSE, io)
         talk(LOOKUP, b_name(root, "none"), name="LOOKUP-error")
-        talk(SESSION, bytes(FH) + struct.pack("<II", 3, 0))
+        # what comes after a restart
+        c.close()
+        s.stop()
+        s.start()
+        hello(s, "HELLO-restart", c.session, 1)
+        again = Recorder(s, c.session, talk.seq)
+        again(SESSION, io + struct.pack("<II", 1, 1), name="SESSION-hold")
+        again(LOCK, b_lock(io, 1, WR, 10, 14, L_RECLAIM), name="LOCK-reclaim")
+        again(SESSION, bytes(FH) + struct.pack("<II", 2, 0), name="SESSION-reclaimed")
+        again(SESSION, bytes(FH) + struct.pack("<II", 3, 0))
         # several in a row
         save("request", "stream", b"\0" + frame + pack_request(ROOT) + pack_request(WRITE, b_write(io, 0), b"x" * 64) +
              pack_request(READDIR, b_readdir(root, 0, 4096, PLUS)) + pack_request(GETATTR, fh))

@@ -50,7 +50,7 @@ static int check(void)
 
 	memcpy(&room, frame + 4, sizeof(room));
 	memcpy(&hdr, frame + HEAD, sizeof(hdr));
-	err = wfs_check_reply(&hdr, op, le32_to_cpu(room));
+	err = wfs_check_reply(&hdr, op, op == WFS_OP_HELLO ? 0 : 5, le32_to_cpu(room));
 	if (err || hdr.status)
 		return err;
 	body_len = le32_to_cpu(hdr.body_len);
@@ -91,7 +91,8 @@ static const struct lie {
 	size_t		off, len;	/* of the field in the file */
 	u64		value;
 } lies[] = {
-	{ "GETATTR", HDR(op), WFS_OP_SETATTR }, { "GETATTR", HDR(flags), 1 }, { "GETATTR", HDR(info), 1 },
+	{ "GETATTR", HDR(magic), WFS_MAGIC + 1 }, { "GETATTR", HDR(seq), 4 }, { "GETATTR", HDR(seq), 0 },
+	{ "HELLO", HDR(seq), 1 }, { "GETATTR", HDR(op), WFS_OP_SETATTR }, { "GETATTR", HDR(flags), 1 }, { "GETATTR", HDR(info), 1 },
 	{ "GETATTR", HDR(body_len), 0 }, { "GETATTR", HDR(body_len), sizeof(struct wfs_attr) - 1 },
 	{ "GETATTR", HDR(body_len), ~0ull }, { "GETATTR", HDR(data_len), 1 }, { "GETATTR", HDR(status), 5 },
 	{ "READ", HDR(body_len), 1 }, { "READ", HDR(data_len), 65 }, { "READ", HDR(data_len), ~0ull },
@@ -106,7 +107,13 @@ static const struct lie {
 	{ "HELLO", REP(wfs_hello_rep, max_inflight), 65 }, { "HELLO", REP(wfs_hello_rep, max_conns), 0 },
 	{ "HELLO", REP(wfs_hello_rep, max_conns), 65 }, { "HELLO", REP(wfs_hello_rep, life), 0 },
 	{ "HELLO", REP(wfs_hello_rep, lease), 0 }, { "HELLO", REP(wfs_hello_rep, lease), 3601 },
-	{ "HELLO", REP(wfs_hello_rep, session_flags), 4 },
+	{ "HELLO", REP(wfs_hello_rep, session_flags), 4 }, { "HELLO", REP(wfs_hello_rep, session_flags), 1 },
+	{ "HELLO", REP(wfs_hello_rep, session_flags), 2 }, { "HELLO", REP(wfs_hello_rep, session_flags), 3 },
+	{ "HELLO-again", REP(wfs_hello_rep, session), 1 }, { "HELLO-again", REP(wfs_hello_rep, session), 0 },
+	{ "HELLO-again", REP(wfs_hello_rep, session_flags), 0 }, { "HELLO-again", REP(wfs_hello_rep, session_flags), 2 },
+	{ "HELLO-again", REP(wfs_hello_rep, session_flags), 5 }, { "HELLO-restart", REP(wfs_hello_rep, session_flags), 2 },
+	{ "HELLO-restart", REP(wfs_hello_rep, session), 2 }, { "HELLO-restart", REP(wfs_hello_rep, life), 0 },
+	{ "HELLO-restart", REP(wfs_hello_rep, max_inflight), 65 },
 
 	FH_("ROOT", wfs_entry, fh), ATTR_IS("ROOT", wfs_entry, attr., S_IFREG),
 	FH_("LOOKUP", wfs_entry, fh), ATTR("LOOKUP", wfs_entry, attr.),
@@ -128,10 +135,25 @@ static const struct lie {
 	ATTR_IS("RENAME", wfs_rename_rep, new_dir.attr., S_IFREG),
 	{ "READDIR", REP(wfs_readdir_rep, eof), 2 }, { "READDIR", REP(wfs_readdir_rep, reserved), 1 },
 	{ "STATFS", REP(wfs_statfs_rep, bsize), 0 }, { "STATFS", REP(wfs_statfs_rep, bsize), ~0ull },
-	{ "STATFS", REP(wfs_statfs_rep, name_max), 0 },
+	{ "STATFS", REP(wfs_statfs_rep, name_max), 0 }, { "STATFS", REP(wfs_statfs_rep, name_max), 256 },
 	{ "GETXATTR", REP(wfs_xattr_rep, size), 4 }, { "GETXATTR", REP(wfs_xattr_rep, size), ~0ull },
 	{ "GETXATTR", REP(wfs_xattr_rep, reserved), 1 }, { "GETXATTR-size", REP(wfs_xattr_rep, size), 65537 },
 	{ "LISTXATTR", REP(wfs_xattr_rep, size), 65537 },
+	ATTR_IS("ALLOCATE", wfs_write_rep, attr., S_IFDIR), ATTR_IS("COPY", wfs_copy_rep, wrote.attr., S_IFDIR),
+	{ "COPY", REP(wfs_copy_rep, copied), 101 }, { "COPY", REP(wfs_copy_rep, copied), 1ull << 63 },
+	{ "COPY", REP(wfs_copy_rep, copied), ~0ull },
+	{ "SEEK", REP(wfs_seek_rep, offset), 0 }, { "SEEK", REP(wfs_seek_rep, offset), 1 },
+	{ "SEEK", REP(wfs_seek_rep, offset), 1ull << 63 }, { "SEEK", REP(wfs_seek_rep, offset), ~0ull },
+	{ "SESSION", HDR(body_len), 1 }, { "SESSION", HDR(data_len), 1 }, { "SESSION-hold", HDR(op), WFS_OP_LOCK },
+	{ "LOCK", REP(wfs_lock_rep, type), WFS_LOCK_READ }, { "LOCK", REP(wfs_lock_rep, type), WFS_LOCK_UNLOCK },
+	{ "LOCK", HDR(body_len), 0 }, { "LOCK-reclaim", REP(wfs_lock_rep, type), WFS_LOCK_READ },
+	{ "LOCK-unlock", REP(wfs_lock_rep, type), WFS_LOCK_WRITE },
+	{ "LOCK-test", REP(wfs_lock_rep, type), 3 }, { "LOCK-test", REP(wfs_lock_rep, type), ~0ull },
+	/* somebody writes to bytes 10 to 19, which are asked for to read 5 to 14 */
+	{ "LOCK-conflict", REP(wfs_lock_rep, type), WFS_LOCK_READ }, { "LOCK-conflict", REP(wfs_lock_rep, type), 3 },
+	{ "LOCK-conflict", REP(wfs_lock_rep, start), 15 }, { "LOCK-conflict", REP(wfs_lock_rep, start), ~0ull },
+	{ "LOCK-conflict", REP(wfs_lock_rep, end), 9 }, { "LOCK-conflict", REP(wfs_lock_rep, end), 1ull << 63 },
+	{ "LOCK-conflict", REP(wfs_lock_rep, pid), 1u << 31 }, { "LOCK-conflict", REP(wfs_lock_rep, pid), ~0ull },
 	/* data: behind the body; "user.a\0user.b\0" */
 	{ "LISTXATTR", BODY + 8 + 13, 1, 'x' }, { "LISTXATTR", BODY + 8, 1, 0 },
 	{ "READLINK", BODY, 1, 0 }, { "READLINK", BODY + 9, 1, 0 },
@@ -157,7 +179,8 @@ int main(int argc, char **argv)
 		"HELLO", "ROOT", "LOOKUP", "LOOKUP-error", "GETATTR", "SETATTR", "ACCESS", "OPEN", "CREATE", "CLOSE",
 		"READ", "WRITE", "COMMIT", "MKDIR", "MKNOD", "SYMLINK", "LINK", "UNLINK", "RMDIR", "RENAME", "READLINK",
 		"READDIR", "READDIR-names", "STATFS", "GETXATTR", "GETXATTR-size", "SETXATTR", "LISTXATTR",
-		"REMOVEXATTR", "LOCK", "LOCK-test", "SESSION", "ALLOCATE", "SEEK", "COPY",
+		"REMOVEXATTR", "LOCK", "LOCK-test", "LOCK-conflict", "LOCK-unlock", "LOCK-reclaim", "SESSION",
+		"SESSION-hold", "SESSION-reclaimed", "ALLOCATE", "SEEK", "COPY", "HELLO-again", "HELLO-restart",
 	};
 	unsigned int i, accepted = 0;
 
