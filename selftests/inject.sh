@@ -25,9 +25,20 @@ percent()
 	local attr filter=N
 	[ "${2:-}" != marked ] || filter=Y
 	for attr in "${inject[@]}"; do
+		[ "$1" = 0 ] || echo 1000000 >"$attr/times"
 		echo $filter >"$attr/task-filter"
 		echo "$1" >"$attr/probability"
 	done
+}
+
+# injected: how many have failed since the last percent that was not 0
+injected()
+{
+	local attr sum=0
+	for attr in "${inject[@]}"; do
+		sum=$((sum + 1000000 - $(cat "$attr/times")))
+	done
+	echo $sum
 }
 
 # mark 0|1: the kernel's threads, and those that it makes from now on
@@ -38,3 +49,6 @@ mark()
 		echo "$1" >/proc/"$pid"/make-it-fail
 	done
 } 2>/dev/null
+
+# a test that ends early must not leave it to those that follow
+trap 'percent 0; died' EXIT
