@@ -768,8 +768,10 @@ static int wfs_conn_connect(struct wfs_conn *conn)
 	else
 		err = kernel_connect(sock, (struct sockaddr *)&addr, addr.ss_family == AF_INET6 ?
 				     sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in), 0);
+	/* no signals come here; but it may last as long as timeo, and is no hung task */
+	if (!err)
+		err = mutex_lock_interruptible(&sess->hello_mutex);
 	if (!err) {
-		mutex_lock(&sess->hello_mutex);
 		sk->sk_rcvtimeo = max_t(long, deadline - jiffies, 1);
 		sk->sk_sndtimeo = sk->sk_rcvtimeo;
 		err = READ_ONCE(sess->ended) ? -ESHUTDOWN : wfs_hello(conn, sock);
