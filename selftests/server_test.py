@@ -910,7 +910,7 @@ def data_comes_back(s):
     v, a = c.write(f.io, 1, block)
     check(v, c.verifier)
     check(a.size, len(block) + 1)
-    check(c.read(f.io, 0, 4 << 20), b"\0" + block)
+    check(c.read(f.io, 0, 4 << 20) == b"\0" + block, True, "all of it")
     check(c.read(f.io, 1000, 17), block[999:1016])
     check(c.read(f.io, len(block), 4096), block[-1:], "short at the end")
     check(c.read(f.io, len(block) + 1, 4096), b"")
@@ -1215,6 +1215,53 @@ def file_shrinks_while_it_is_sent(s):
         pass
     until(lambda: "shrank" in s.stderr(), 5, "a line in the log")
     check(other.getattr(f.fh).size, 10)
+
+
+def mover_test(s):
+    """All that a way to send files has to do: any offset and length, sockets that are full, files that end."""
+    data_comes_back(s)
+    content = os.urandom(6 << 20)
+    with open(s.path("content"), "wb") as local:
+        local.write(content)
+        local.truncate(8 << 20)
+    content += bytes(2 << 20)
+    rng = random.Random(1)
+    readers = [conn(s, rcvbuf=4096) for _ in range(2)] + [conn(s) for _ in range(2)]
+    asked = []
+    for c in readers:
+        io = c.open(c.lookup(c.root, "content")[0], O_READ)
+        for _ in range(10):
+            offset, count = rng.randrange(len(content)), rng.randrange(1, 2 << 20)
+            asked.append((c, c.send(READ, b_read(io, offset, count)), offset, count))
+    rng.shuffle(asked)
+    for c, tag, offset, count in asked:
+        check(c.wait(tag).data == content[offset:offset + count], True, "%d bytes at %d" % (count, offset))
+    file_shrinks_while_it_is_sent(s)
+
+
+@test(args=["--mover", "splice"])
+def mover_splice(s):
+    mover_test(s)
+
+
+@test(args=["--mover", "read"])
+def mover_read(s):
+    mover_test(s)
+
+
+@test(args=["--mover", "mmap"])
+def mover_mmap(s):
+    mover_test(s)
+
+
+@test(args=["--mover", "uring"])
+def mover_uring(s):
+    mover_test(s)
+
+
+@test(args=["--mover", "sendfile"])
+def mover_sendfile(s):
+    mover_test(s)
 
 
 class Disk:
@@ -2847,6 +2894,7 @@ def bad_options_are_named(s):
     for args, text in (((), "--export"), (("--export", s.path("none")), "none"),
                        (("--export", s.dir, "--bogus"), "bogus"),
                        (("--export", s.dir, "--threads", "0") + state, "--threads 0"),
+                       (("--export", s.dir, "--mover", "magic") + state, "--mover magic"),
                        (("--export", s.dir, "--anon-uid", "-1") + state, "--anon-uid -1"),
                        (("--export", s.dir, "--anon-gid", "0") + state, "--anon-gid 0"),
                        (("--export", s.dir, "--listen", "127.0.0.1:99999") + state, "99999"),

@@ -398,7 +398,7 @@ static bool send_file(struct worker *w, struct conn *c)
 	socket_full(c);
 	c->sending = true;
 	leave(w, c, false);
-	n = mover->send(c->sock, ch->file->fd, &ch->pos, MIN(ch->left, SEND_MAX));
+	n = mover->send(w, c->sock, ch->file->fd, &ch->pos, MIN(ch->left, SEND_MAX));
 	enter(w, c);
 	c->sending = false;
 	if (c->state == CONN_DEAD)

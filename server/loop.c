@@ -89,6 +89,8 @@ static void *worker_main(void *arg)
 	nworkers--;
 	pthread_mutex_unlock(&pool_lock);
 	pthread_cond_destroy(&w->wake);
+	if (mover->end)
+		mover->end(w);
 	free(w->spare[0]);
 	free(w->spare[1]);
 	free(w->scratch);

@@ -56,6 +56,7 @@ static const char usage[] =
 	"  --threads N          event loops (one for each CPU)\n"
 	"  --state-dir DIR      what must survive a restart (/var/lib/wfsd)\n"
 	"  --lease SECONDS      that a client may be away before what it holds is given up (90)\n"
+	"  --mover NAME         how files are sent: sendfile, splice, read, mmap, uring (sendfile)\n"
 	"  --help, --version\n"
 	"\n"
 	"Signals: TERM finishes what is in flight and exits, USR1 writes counters to stderr.\n";
@@ -76,7 +77,7 @@ static unsigned int parse_number(const char *opt, const char *arg, unsigned int 
 static void parse_options(int argc, char **argv)
 {
 	enum { EXPORT = 1, LISTEN, READ_ONLY, NO_SQUASH, ANON_UID, ANON_GID, THREADS, STATE_DIR,
-	       LEASE, HELP, VERSION };
+	       LEASE, MOVER, HELP, VERSION };
 	static const struct option options[] = {
 		{ "export",		required_argument,	NULL, EXPORT },
 		{ "listen",		required_argument,	NULL, LISTEN },
@@ -87,11 +88,12 @@ static void parse_options(int argc, char **argv)
 		{ "threads",		required_argument,	NULL, THREADS },
 		{ "state-dir",		required_argument,	NULL, STATE_DIR },
 		{ "lease",		required_argument,	NULL, LEASE },
+		{ "mover",		required_argument,	NULL, MOVER },
 		{ "help",		no_argument,		NULL, HELP },
 		{ "version",		no_argument,		NULL, VERSION },
 		{ }
 	};
-	int opt, index = 0;
+	int opt, index = 0, err;
 
 	while ((opt = getopt_long(argc, argv, "", options, &index)) != -1) {
 		switch (opt) {
@@ -125,6 +127,13 @@ static void parse_options(int argc, char **argv)
 			break;
 		case LEASE:
 			cfg.lease = parse_number("lease", optarg, 1, WFS_LEASE_MAX);
+			break;
+		case MOVER:
+			err = mover_select(optarg);
+			if (err == -ENOENT)
+				die("--mover %s: must be sendfile, splice, read, mmap or uring", optarg);
+			if (err)
+				die("--mover %s: the kernel does not allow it: %s", optarg, strerror(-err));
 			break;
 		case HELP:
 			fputs(usage, stdout);

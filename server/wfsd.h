@@ -383,16 +383,23 @@ int op_copy(struct op_ctx *op);
 
 /* ---- mover.c ---- */
 
+struct worker;
+
 /**
  * struct mover - a way to bring a file's bytes into a socket
  * @send: sends up to @len bytes from *@pos on and advances it; bytes sent, 0 at the end of the
- *	file, a negative errno; -EAGAIN when the socket takes no more.  @more: others follow.
+ *	file, a negative errno; -EAGAIN when the socket takes no more
+ * @begin: makes what the thread needs, if it has not got it; 0 or a negative errno; or NULL
+ * @end: the thread ends: gives back what it has in worker.mover; or NULL
  */
 struct mover {
 	const char	*name;
-	ssize_t		(*send)(int sock, int fd, off_t *pos, size_t len);
+	ssize_t		(*send)(struct worker *w, int sock, int fd, off_t *pos, size_t len);
+	int		(*begin)(struct worker *w);
+	void		(*end)(struct worker *w);
 };
-extern const struct mover *const mover;
+extern const struct mover *mover;		/* does not change once there are workers */
+int mover_select(const char *name);
 
 /* ---- conn.c ---- */
 
@@ -486,6 +493,7 @@ void conn_shed(struct conn *c);
 /**
  * struct worker - a thread and what it needs to carry out a request
  * @loop, @conn, @stuck: whom it works for, under the loop's lock; the rest is its own
+ * @mover: what the mover needs in this thread
  */
 struct worker {
 	struct loop		*loop;
@@ -495,6 +503,7 @@ struct worker {
 	struct reply		rep;
 	char			*scratch;	/* SCRATCH_SIZE */
 	struct chunk		*spare[2];	/* for a reply without memory; see reserve() */
+	void			*mover;
 	size_t			moved;		/* bytes, in this turn of the connection */
 	bool			stuck;		/* counted in @conn->stuck */
 	struct loop		*next_loop;	/* these three: under pool_lock */
