@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""The module against a server that lies: hostile.py [-j N] [PATTERN]...   (hostile.test runs it in the guest)
+"""The module against a server that lies: hostile.py [-j N] [-e N] [PATTERN]...   (hostile.test runs it in the guest)
+
+-j: so many at a time; -e: only one in so many.  WFS_SLOW=N multiplies the limits of time.
 
 For each lie: mount a server that is honest, arm the lie, make the calls that meet it, and see that they end as the lie
 deserves: with an error; either way; or, where the server keeps them waiting, when killed.  Then the server is honest
@@ -28,6 +30,7 @@ import traceback
 from hostile_server import *
 
 libc = ctypes.CDLL(None, use_errno=True)
+SLOW = int(os.environ.get("WFS_SLOW") or 1)
 lies = {}           # name: Lie
 
 HELLO_FIELDS = ("version I", "export_flags I", "features Q", "session 16s", "verifier Q", "max_read I", "max_write I",
@@ -619,7 +622,7 @@ def mount(lie, port, dir):
 
 def until(what, seconds, fn):
     """Call fn until it raises no OSError."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOW
     while True:
         try:
             return fn()
@@ -655,18 +658,22 @@ def provoke(lie, armed, dir):
             traceback.print_exc()
         finally:
             os._exit(code)
+    def told():
+        if not armed():
+            raise OSError(errno.EAGAIN, "the calls have not come so far")
+
     if lie.expect == KILL:
-        until("armed", 60, lambda: armed() or os.stat("/not armed"))
+        until("before", 60, told)
         if ended(pid, 1.5) is not None:
             raise Wrong("the calls ended by themselves")
         os.kill(pid, signal.SIGKILL)
-        if ended(pid, 30) is None:
+        if ended(pid, 30 * SLOW) is None:
             raise Wrong("can't be killed")
         return
-    status = ended(pid, 60)
+    status = ended(pid, 60 * SLOW)
     if status is None:
         os.kill(pid, signal.SIGKILL)
-        raise Wrong("the calls don't end" + ("" if ended(pid, 30) is not None else ", not even killed"))
+        raise Wrong("the calls don't end" + ("" if ended(pid, 30 * SLOW) is not None else ", not even killed"))
     code = os.waitstatus_to_exitcode(status)
     if code not in {ERROR: (1,), ENDS: (0, 1, -signal.SIGBUS), WORKS: (0,)}[lie.expect]:
         raise Wrong("%s instead of %s" % ({0: "success", 1: "an error"}.get(code, "a wrong result"), lie.expect))
@@ -732,10 +739,11 @@ def start_server(chosen, listeners, armed):
 
 def main():
     args = sys.argv[1:]
-    jobs = 20
-    if args[:1] == ["-j"]:
-        jobs, args = int(args[1]), args[2:]
-    chosen = [x for x in lies.values() if not args or any(fnmatch.fnmatchcase(x.name, p) for p in args)]
+    number = {"-j": 20, "-e": 1}
+    while args and args[0] in number:
+        number[args[0]], args = int(args[1]), args[2:]
+    jobs = number["-j"]
+    chosen = [x for x in lies.values() if not args or any(fnmatch.fnmatchcase(x.name, p) for p in args)][::number["-e"]]
     armed = mmap.mmap(-1, max(len(chosen), 1))
     # a listener for each lie, and what has not been closed yet of their connections
     resource.setrlimit(resource.RLIMIT_NOFILE, (8 * len(lies), max(8 * len(lies), resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
@@ -771,7 +779,7 @@ def main():
             print("%sok %d %s # %.1f s" % ("not " if status else "", i + 1, chosen[i].name, time.monotonic() - started[pid]),
                   flush=True)
         elif not pid:
-            for late_ in [p for p in running if time.monotonic() - started[p] > 240]:
+            for late_ in [p for p in running if time.monotonic() - started[p] > 240 * SLOW]:
                 print("# %s hangs" % chosen[running[late_]].name, flush=True)
                 os.kill(late_, signal.SIGKILL)
                 started[late_] = time.monotonic()
