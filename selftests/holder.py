@@ -3,7 +3,9 @@
 """Holds files open for a test, and does with them what it is told, line by line; answers "ok" or what is wrong.
 
   open N PATH | close N | read N OFFSET TEXT | write N OFFSET TEXT | truncate N SIZE | stat N NLINK SIZE | sync N
+  lock N | all COUNT WHAT N ...: the same for the files N1 to NCOUNT, with % in place of the number in what follows
 """
+import fcntl
 import os
 import sys
 
@@ -30,6 +32,13 @@ def do(what, n, *args):
         return expect((st.st_nlink, st.st_size), (int(args[0]), int(args[1])))
     elif what == "sync":
         os.fsync(files[n])
+    elif what == "lock":
+        fcntl.flock(files[n], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    elif what == "all":
+        for i in range(1, int(n) + 1):
+            answer = do(args[0], args[1] + str(i), *(x.replace("%", str(i)) for x in args[2:]))
+            if answer != "ok":
+                return "%d: %s" % (i, answer)
     else:
         return "what is %s?" % what
     return "ok"
