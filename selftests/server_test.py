@@ -3718,6 +3718,45 @@ def sent_again_attributes_ext4(s):
     sent_again_attributes(s)
 
 
+@test
+def sent_again_parts_and_locks(s):
+    c = conn(s)
+    f, g = c.create(c.root, "f", mode=0o666), c.create(c.root, "g", mode=0o666)
+    c.write(f.io, 0, b"x" * 8192)
+    c.write(g.io, 0, b"z" * 8192)
+
+    def again(c, raw):
+        c.close()
+        c = conn(s, session=c.session, index=3)
+        c.sock.sendall(raw)
+        check(c.recv().status, 0)
+        return c
+
+    # A lock that was freed meanwhile is not taken once more, nor is one freed that was taken.
+    a = conn(s, index=3)
+    tag, lock = a.frame(LOCK, b_lock(f.io, 1, WR, 0, 9))
+    a.sock.sendall(lock)
+    check(a.wait(tag).status, 0)
+    tag, unlock = a.frame(LOCK, b_lock(f.io, 1, UN, 0, 9))
+    a.sock.sendall(unlock)
+    check(a.wait(tag).status, 0)
+    a = again(a, lock)
+    check(held(conn(s), f.io), [])
+    a.lock(f.io, 1, WR, 0, 9)
+    a = again(a, unlock)
+    check(held(conn(s), f.io), [(WR, 0, 9)])
+    a.unlock(f.io, 1, 0, 9)
+
+    # What somebody has written meanwhile stays.
+    for op, body in ((ALLOCATE, b_allocate(f.io, 0, 4096, PUNCH_HOLE | KEEP_SIZE)), (COPY, b_copy(g.io, 0, f.io, 0, 4096))):
+        a, _, raw = sent_again(s, op, body)
+        with open(s.path("f"), "r+b") as file:
+            file.write(b"y" * 4096)
+        again(a, raw)
+        with open(s.path("f"), "rb") as file:
+            check(file.read(), b"y" * 4096 + b"x" * 4096)
+
+
 @test(args=["--lease", "5"])
 def sent_again_holds(s):
     c = conn(s)
