@@ -169,12 +169,20 @@ static int wfs_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 	return wb_err ?: err;
 }
 
-/* A lock that was taken through this file is lost: others may write, or have written, what it was to protect. */
-static bool wfs_lock_lost(const struct file *file)
+/**
+ * wfs_check_lock - may data go through a file, or has a lock been lost that was taken through it?
+ * @file: an open regular file
+ *
+ * Others may write, or have written, what the lock was to protect.  So each operation on data asks here first: those
+ * that find it in the page cache as well.
+ *
+ * Return: 0, or -EIO until it is unlocked.
+ */
+int wfs_check_lock(const struct file *file)
 {
 	const struct wfs_file *wf = file->private_data;
 
-	return unlikely(READ_ONCE(wf->lost_lock));
+	return unlikely(READ_ONCE(wf->lost_lock)) ? -EIO : 0;
 }
 
 static ssize_t wfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
@@ -183,8 +191,9 @@ static ssize_t wfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	ssize_t ret;
 	int err;
 
-	if (wfs_lock_lost(iocb->ki_filp))
-		return -EIO;
+	err = wfs_check_lock(iocb->ki_filp);
+	if (err)
+		return err;
 	if (iocb->ki_flags & IOCB_DIRECT)
 		return wfs_direct_read(iocb, to);
 	if (iocb->ki_flags & IOCB_NOWAIT) {
@@ -206,8 +215,9 @@ static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	struct inode *inode = file_inode(file);
 	ssize_t ret;
 
-	if (wfs_lock_lost(file))
-		return -EIO;
+	ret = wfs_check_lock(file);
+	if (ret)
+		return ret;
 	/*
 	 * What can't be read can't be cached: a folio that is written in part could not be filled up.  Nor what takes
 	 * setuid and setgid bits away: the server does that, and no program may be run with them and what it doesn't
@@ -245,20 +255,30 @@ out:
 static ssize_t wfs_splice_read(struct file *in, loff_t *ppos, struct pipe_inode_info *pipe, size_t len,
 			       unsigned int flags)
 {
-	int err = wfs_lock_lost(in) ? -EIO : wfs_revalidate_mapping(file_inode(in));
+	int err = wfs_check_lock(in) ?: wfs_revalidate_mapping(file_inode(in));
 
 	return err ?: filemap_splice_read(in, ppos, pipe, len, flags);
 }
 
+static vm_fault_t wfs_fault(struct vm_fault *vmf)
+{
+	return wfs_check_lock(vmf->vma->vm_file) ? VM_FAULT_SIGBUS : filemap_fault(vmf);
+}
+
+static vm_fault_t wfs_map_pages(struct vm_fault *vmf, pgoff_t first, pgoff_t last)
+{
+	return wfs_check_lock(vmf->vma->vm_file) ? 0 : filemap_map_pages(vmf, first, last);
+}
+
 static const struct vm_operations_struct wfs_vm_ops = {
-	.fault		= filemap_fault,
-	.map_pages	= filemap_map_pages,
+	.fault		= wfs_fault,
+	.map_pages	= wfs_map_pages,
 	.page_mkwrite	= wfs_page_mkwrite,
 };
 
 static int wfs_mmap(struct file *file, struct vm_area_struct *vma)
 {
-	int err = wfs_lock_lost(file) ? -EIO : wfs_revalidate_mapping(file_inode(file));
+	int err = wfs_check_lock(file) ?: wfs_revalidate_mapping(file_inode(file));
 
 	if (err)
 		return err;

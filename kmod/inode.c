@@ -584,7 +584,9 @@ int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *at
 	if (!valid)
 		return 0;
 	if (valid & WFS_SET_SIZE) {
-		err = inode_newsize_ok(inode, attr->ia_size);
+		err = attr->ia_valid & ATTR_FILE ? wfs_check_lock(attr->ia_file) : 0;
+		if (!err)
+			err = inode_newsize_ok(inode, attr->ia_size);
 		if (err)
 			return err;
 		err = wfs_dio_wait(inode);

@@ -659,6 +659,7 @@ extern const struct inode_operations wfs_file_inode_operations;
 extern const struct file_operations wfs_file_operations;
 int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh *io, struct wfs_hold *hold,
 		    bool can_read);
+int wfs_check_lock(const struct file *file);
 u32 wfs_open_flags(unsigned int f_flags);
 
 /* ---- read.c: buffered reads ---- */

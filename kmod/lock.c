@@ -201,11 +201,12 @@ static int wfs_unlock(struct file *file, struct file_lock *fl)
 	fl->c.flc_flags |= FL_EXISTS;
 	err = locks_lock_file_wait(file, fl);
 	fl->c.flc_flags &= ~FL_EXISTS;
-	WRITE_ONCE(wf->lost_lock, false);
+	/* what a child closes that it has inherited unlocks nothing */
 	if (err) {
 		wfs_unlock_end(u);
 		return err == -ENOENT ? 0 : err;
 	}
+	WRITE_ONCE(wf->lost_lock, false);
 	req = wfs_unlock_req(fl, u);
 	wfs_submit(req);
 	/* an exit waits for a server that answers, so that the lock is free when its parent hears of it */

@@ -108,6 +108,9 @@ long wfs_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
 		     WFS_ALLOC_ZERO_RANGE != FALLOC_FL_ZERO_RANGE);
 	if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
 		return -EOPNOTSUPP;
+	err = wfs_check_lock(file);
+	if (err)
+		return err;
 	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_ALLOCATE, wf->cred, sizeof(*body), GFP_KERNEL);
 	if (!req)
 		return -ENOMEM;
@@ -154,7 +157,7 @@ static loff_t wfs_seek(struct file *file, loff_t offset, int whence)
 	BUILD_BUG_ON(WFS_SEEK_DATA != SEEK_DATA || WFS_SEEK_HOLE != SEEK_HOLE);
 	if (offset < 0)
 		return -ENXIO;
-	ret = wfs_flush(inode);
+	ret = wfs_check_lock(file) ?: wfs_flush(inode);
 	if (ret)
 		return ret;
 	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_SEEK, wf->cred, sizeof(*body), GFP_KERNEL);
@@ -242,7 +245,7 @@ static ssize_t wfs_copy(struct file *from, loff_t pos, struct file *to, loff_t t
 	struct inode *inode = file_inode(to);
 	ssize_t ret, done = 0;
 
-	ret = wfs_flush(file_inode(from));
+	ret = wfs_check_lock(from) ?: wfs_check_lock(to) ?: wfs_flush(file_inode(from));
 	if (!ret)
 		ret = wfs_range_begin(inode);
 	if (ret)

@@ -220,6 +220,8 @@ vm_fault_t wfs_page_mkwrite(struct vm_fault *vmf)
 	size_t from;
 	int err;
 
+	if (wfs_check_lock(vmf->vma->vm_file))
+		return VM_FAULT_SIGBUS;
 	sb_start_pagefault(inode->i_sb);
 	/* not while the server changes a part of the file; see range.c */
 	if (down_read_killable(&WFS_I(inode)->range_sem))
