@@ -451,25 +451,13 @@ int wfs_flock(struct file *file, int cmd, struct file_lock *fl)
 
 /* ---- after a restart of the server ---- */
 
-/* Copy the locks of the list to @bodies, of which there are @max.  Return how many there are. */
-static unsigned int wfs_copy_locks(struct wfs_session *sess, struct list_head *list, struct wfs_lock_req *bodies,
-				   unsigned int n, unsigned int max)
-{
-	struct file_lock *fl;
-
-	list_for_each_entry(fl, list, c.flc_list) {
-		if (n < max)
-			wfs_lock_body(&bodies[n], sess, fl, wfs_lock_type(fl->c.flc_type), WFS_LOCK_RECLAIM);
-		n++;
-	}
-	return n;
-}
-
-static unsigned int wfs_collect_locks(struct wfs_session *sess, struct wfs_lock_req *bodies, unsigned int max)
+/* Call @fn, which must not sleep, for each lock in the table. */
+static void wfs_each_lock(struct wfs_session *sess, void (*fn)(struct wfs_session *sess, struct file_lock *fl, void *arg),
+			  void *arg)
 {
 	struct file_lock_context *ctx;
 	struct wfs_inode *wi;
-	unsigned int n = 0;
+	struct file_lock *fl;
 
 	spin_lock(&sess->locked_lock);
 	list_for_each_entry(wi, &sess->locked, locked) {
@@ -477,53 +465,54 @@ static unsigned int wfs_collect_locks(struct wfs_session *sess, struct wfs_lock_
 		if (!ctx)
 			continue;
 		spin_lock(&ctx->flc_lock);
-		n = wfs_copy_locks(sess, &ctx->flc_posix, bodies, n, max);
-		n = wfs_copy_locks(sess, &ctx->flc_flock, bodies, n, max);
+		list_for_each_entry(fl, &ctx->flc_posix, c.flc_list)
+			fn(sess, fl, arg);
+		list_for_each_entry(fl, &ctx->flc_flock, c.flc_list)
+			fn(sess, fl, arg);
 		spin_unlock(&ctx->flc_lock);
 	}
 	spin_unlock(&sess->locked_lock);
-	return n;
 }
 
-static bool wfs_mark_lost(struct wfs_session *sess, struct list_head *list, const struct wfs_lock_req *lost)
+/* The body of a LOCK that claims @fl again. */
+static void wfs_claim_body(struct wfs_lock_req *body, const struct wfs_session *sess, const struct file_lock *fl)
 {
+	wfs_lock_body(body, sess, fl, wfs_lock_type(fl->c.flc_type), WFS_LOCK_RECLAIM);
+}
+
+/* Somebody else may have had the lock that @arg claims, or if it is NULL any: who thinks that he has it must not go on. */
+static void wfs_lose_lock(struct wfs_session *sess, struct file_lock *fl, void *arg)
+{
+	struct wfs_file *wf = fl->c.flc_file->private_data;
 	struct wfs_lock_req body;
-	struct file_lock *fl;
-	bool any = false;
 
-	list_for_each_entry(fl, list, c.flc_list) {
-		struct wfs_file *wf = fl->c.flc_file->private_data;
-
-		wfs_lock_body(&body, sess, fl, wfs_lock_type(fl->c.flc_type), WFS_LOCK_RECLAIM);
-		if (lost && memcmp(&body, lost, sizeof(body)))
-			continue;
-		WRITE_ONCE(wf->lost_lock, true);
-		any = true;
-	}
-	return any;
+	wfs_claim_body(&body, sess, fl);
+	if (arg && memcmp(&body, arg, sizeof(body)))
+		return;
+	WRITE_ONCE(wf->lost_lock, true);
+	pr_warn_ratelimited("wfs: %s: a lock of inode %lu is lost, who had it gets EIO\n", sess->opt.source,
+			    file_inode(fl->c.flc_file)->i_ino);
 }
 
-/* Somebody else may have had @lost, or if it is NULL any lock: who thinks that he has it must not go on. */
-static void wfs_lose_locks(struct wfs_session *sess, const struct wfs_lock_req *lost)
-{
-	struct file_lock_context *ctx;
-	struct wfs_inode *wi;
-	bool any;
+/**
+ * struct wfs_lock_claims - the locks that are to be claimed
+ * @bodies: room for @max of them
+ * @max: may be too little
+ * @n: how many there are
+ */
+struct wfs_lock_claims {
+	struct wfs_lock_req	*bodies;
+	unsigned int		max;
+	unsigned int		n;
+};
 
-	spin_lock(&sess->locked_lock);
-	list_for_each_entry(wi, &sess->locked, locked) {
-		ctx = locks_inode_context(&wi->inode);
-		if (!ctx)
-			continue;
-		spin_lock(&ctx->flc_lock);
-		any = wfs_mark_lost(sess, &ctx->flc_posix, lost);
-		any |= wfs_mark_lost(sess, &ctx->flc_flock, lost);
-		spin_unlock(&ctx->flc_lock);
-		if (any)
-			pr_warn_ratelimited("wfs: %s: a lock of inode %lu is lost, who had it gets EIO\n",
-					    sess->opt.source, wi->inode.i_ino);
-	}
-	spin_unlock(&sess->locked_lock);
+static void wfs_collect_lock(struct wfs_session *sess, struct file_lock *fl, void *arg)
+{
+	struct wfs_lock_claims *all = arg;
+
+	if (all->n < all->max)
+		wfs_claim_body(&all->bodies[all->n], sess, fl);
+	all->n++;
 }
 
 /**
@@ -534,12 +523,12 @@ void wfs_locks_lost(struct wfs_session *sess)
 {
 	WRITE_ONCE(sess->lock_claims, sess->lock_claims + 1);
 	smp_mb();	/* pairs with wfs_set_lock(): in the table by now, or asked for again */
-	wfs_lose_locks(sess, NULL);
+	wfs_each_lock(sess, wfs_lose_lock, NULL);
 }
 
 static void wfs_lock_refused(struct wfs_session *sess, const void *body, int err)
 {
-	wfs_lose_locks(sess, body);
+	wfs_each_lock(sess, wfs_lose_lock, (void *)body);
 }
 
 /**
@@ -553,21 +542,21 @@ static void wfs_lock_refused(struct wfs_session *sess, const void *body, int err
  */
 int wfs_claim_locks(struct wfs_session *sess, struct socket *sock)
 {
-	struct wfs_lock_req *bodies = NULL;
-	unsigned int max = 0, n;
+	struct wfs_lock_claims all = {};
 	int err;
 
 	WRITE_ONCE(sess->lock_claims, sess->lock_claims + 1);
 	smp_mb();	/* pairs with wfs_set_lock(): in the table by now, or asked for again */
-	while ((n = wfs_collect_locks(sess, bodies, max)) > max) {
-		kvfree(bodies);
-		max = n + n / 8;
-		bodies = kvmalloc_array(max, sizeof(*bodies), GFP_NOFS);
-		if (!bodies)
+	while (wfs_each_lock(sess, wfs_collect_lock, &all), all.n > all.max) {
+		kvfree(all.bodies);
+		all.max = all.n + all.n / 8;
+		all.n = 0;
+		all.bodies = kvmalloc_array(all.max, sizeof(*all.bodies), GFP_NOFS);
+		if (!all.bodies)
 			return -ENOMEM;
 	}
-	err = wfs_claim(sess, sock, WFS_OP_LOCK, bodies, sizeof(*bodies), n, wfs_lock_refused);
-	kvfree(bodies);
+	err = wfs_claim(sess, sock, WFS_OP_LOCK, all.bodies, sizeof(*all.bodies), all.n, wfs_lock_refused);
+	kvfree(all.bodies);
 	return err;
 }
 
