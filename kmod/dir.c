@@ -128,7 +128,7 @@ static int wfs_d_revalidate(WFS_D_REVALIDATE_ARGS struct dentry *dentry, unsigne
 	if (!inode && (flags & (LOOKUP_CREATE | LOOKUP_RENAME_TARGET)))
 		goto out;
 	/* close-to-open: who opens a name sees that it was made */
-	err = wfs_revalidate(dir, !inode && (flags & LOOKUP_OPEN));
+	err = wfs_revalidate(dir, !inode && (flags & LOOKUP_OPEN) ? WFS_REVAL_FORCE : 0);
 	if (err) {
 		valid = err == -ESTALE ? 0 : err;
 		goto out;

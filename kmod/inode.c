@@ -335,15 +335,20 @@ static int wfs_send_getattr(struct inode *inode, enum wfs_attr_from from, bool s
 /**
  * wfs_revalidate - make sure that an inode's attributes are fresh enough
  * @inode: the inode
- * @force: ask the server in any case
+ * @how: WFS_REVAL_*
  *
  * Return: 0 or a negative errno.
  */
-int wfs_revalidate(struct inode *inode, bool force)
+int wfs_revalidate(struct inode *inode, unsigned int how)
 {
-	if (wfs_attr_fresh(inode) && (!force || IS_DEADDIR(inode)))
+	int err;
+
+	if (wfs_attr_fresh(inode) && (!(how & WFS_REVAL_FORCE) || IS_DEADDIR(inode)))
 		return 0;
-	return wfs_send_getattr(inode, WFS_ATTR_SEEN, false);
+	err = wfs_send_getattr(inode, WFS_ATTR_SEEN, how & WFS_REVAL_SOFT);
+	if (err == -ETIMEDOUT && (how & WFS_REVAL_SOFT) && !wfs_sess(inode->i_sb)->opt.soft)
+		return 0;
+	return err;
 }
 
 /**
@@ -387,7 +392,7 @@ int wfs_revalidate_mapping(struct inode *inode)
 	struct wfs_inode *wi = WFS_I(inode);
 	int err;
 
-	err = wfs_revalidate(inode, false);
+	err = wfs_revalidate(inode, 0);
 	if (err || !wfs_data_stale(inode))
 		return err;
 	/* who comes while another one drops it must not read what is still there */
@@ -410,7 +415,7 @@ int wfs_revalidate_mapping(struct inode *inode)
 	if (err && err != -EBUSY)
 		return err;
 	/* with unwritten data there was no telling the size */
-	return wfs_revalidate(inode, false);
+	return wfs_revalidate(inode, 0);
 }
 
 /**
@@ -421,7 +426,7 @@ int wfs_revalidate_mapping(struct inode *inode)
  */
 int wfs_revalidate_end(struct inode *inode)
 {
-	int err = wfs_revalidate(inode, true);
+	int err = wfs_revalidate(inode, WFS_REVAL_FORCE);
 
 	/* unwritten data of ours goes first: only then is there one size */
 	if (!err && wfs_data_stale(inode))
@@ -480,23 +485,12 @@ void wfs_end_write(struct inode *inode)
 	spin_unlock(&wi->lock);
 }
 
-/* stat(2) of the mount point does not wait for ever for a server that is away: umount(8) starts with it. */
-static int wfs_revalidate_root(struct inode *inode, bool force)
-{
-	int err;
-
-	if (wfs_attr_fresh(inode) && !force)
-		return 0;
-	err = wfs_send_getattr(inode, WFS_ATTR_SEEN, true);
-	/* a hard mount has no errors of this kind: what is known of it has to do */
-	return err == -ETIMEDOUT && !wfs_sess(inode->i_sb)->opt.soft ? 0 : err;
-}
-
 int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 mask,
 		unsigned int flags)
 {
 	struct inode *inode = d_inode(path->dentry);
 	struct wfs_inode *wi = WFS_I(inode);
+	unsigned int how = 0;
 	int err = 0;
 
 	/* the server sets the times when data reaches it */
@@ -507,10 +501,12 @@ int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *
 			return err;
 	}
 	if (!(flags & AT_STATX_DONT_SYNC)) {
+		if (flags & AT_STATX_FORCE_SYNC)
+			how |= WFS_REVAL_FORCE;
+		/* umount(8) starts with it: not for ever for a server that is away */
 		if (path->dentry == path->dentry->d_sb->s_root)
-			err = wfs_revalidate_root(inode, flags & AT_STATX_FORCE_SYNC);
-		else
-			err = wfs_revalidate(inode, flags & AT_STATX_FORCE_SYNC);
+			how |= WFS_REVAL_SOFT;
+		err = wfs_revalidate(inode, how);
 	}
 	if (err)
 		return err;
@@ -713,7 +709,7 @@ int wfs_permission(struct mnt_idmap *idmap, struct inode *inode, int mask)
 	if (!wfs_attr_fresh(inode)) {
 		if (mask & MAY_NOT_BLOCK)
 			return -ECHILD;
-		err = wfs_revalidate(inode, false);
+		err = wfs_revalidate(inode, 0);
 		if (err)
 			return err;
 	}

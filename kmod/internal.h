@@ -580,6 +580,10 @@ enum wfs_attr_from {
 	WFS_ATTR_DIR,		/* wfs_update_dir(): ours, and it has seen to the dentries */
 };
 
+/* How wfs_revalidate() is to ask. */
+#define WFS_REVAL_FORCE	1u	/* in any case */
+#define WFS_REVAL_SOFT	2u	/* for no longer than timeo; without an answer, what is known has to do on a hard mount */
+
 int wfs_inode_init(void);
 void wfs_inode_exit(void);
 struct inode *wfs_alloc_inode(struct super_block *sb);
@@ -593,7 +597,7 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 int wfs_update_attr_wire(struct inode *inode, const struct wfs_attr *wire, u64 start,
 			 enum wfs_attr_from from);
 int wfs_update_dir(struct inode *dir, const struct wfs_dir_change *dc, u64 start);
-int wfs_revalidate(struct inode *inode, bool force);
+int wfs_revalidate(struct inode *inode, unsigned int how);
 int wfs_revalidate_mapping(struct inode *inode);
 int wfs_revalidate_end(struct inode *inode);
 int wfs_revalidate_data(struct inode *inode);

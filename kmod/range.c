@@ -199,7 +199,7 @@ loff_t wfs_llseek(struct file *file, loff_t offset, int whence)
 			return ret;
 		fallthrough;	/* all is data, but for a hole at the end */
 	default:
-		ret = wfs_revalidate(inode, false);
+		ret = wfs_revalidate(inode, 0);
 		if (ret)
 			return ret;
 	}

@@ -28,7 +28,7 @@ struct wfs_dir_file {
 static int wfs_dir_open(struct inode *inode, struct file *file)
 {
 	/* close-to-open; and a directory that is gone shows here, where the VFS looks for its successor */
-	int err = wfs_revalidate(inode, true);
+	int err = wfs_revalidate(inode, WFS_REVAL_FORCE);
 
 	if (err)
 		return err;
