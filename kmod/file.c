@@ -208,6 +208,18 @@ static ssize_t wfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	return ret == -EIO && test_bit(WFS_INO_GONE, &WFS_I(inode)->flags) ? -ESTALE : ret;
 }
 
+/*
+ * Writing back has failed.  From then on a write waits for its data to be on the server and tells why it is not, until
+ * one succeeds.  Of what was lost before, fsync(2) and close(2) tell all the same.
+ */
+static int wfs_write_through(struct inode *inode)
+{
+	struct wfs_inode *wi = WFS_I(inode);
+
+	WRITE_ONCE(wi->write_error, 0);
+	return wfs_flush(inode) ?: READ_ONCE(wi->write_error);
+}
+
 static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct file *file = iocb->ki_filp;
@@ -249,6 +261,8 @@ static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	wfs_end_write(inode);
 out:
 	inode_unlock(inode);
+	if (ret > 0 && unlikely(READ_ONCE(WFS_I(inode)->write_error)))
+		ret = wfs_write_through(inode) ?: ret;
 	return ret > 0 ? generic_write_sync(iocb, ret) : ret;
 }
 

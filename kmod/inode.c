@@ -49,6 +49,7 @@ struct inode *wfs_alloc_inode(struct super_block *sb)
 	wi->writers = 0;
 	wi->wb_inflight = 0;
 	wi->wb_overlap = false;
+	wi->write_error = 0;
 	wi->write_io.len = 0;
 	wi->write_cred = NULL;
 	wi->access_cred = NULL;

@@ -520,6 +520,7 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @writers: tasks that change data or size just now
  * @wb_inflight: WRITEs of writeback that have no reply yet
  * @wb_overlap: there was more than one of them at a time
+ * @write_error: what one of them failed with, 0 when none has since write(2) last looked; negative errno, no lock
  * @btime: birth time, tv_nsec -1 when the export has none
  * @write_io: I/O handle with the right to write, for writeback; len 0 when there was none
  * @write_cred: who got it
@@ -549,6 +550,7 @@ struct wfs_inode {
 	unsigned int		writers;
 	unsigned int		wb_inflight;
 	bool			wb_overlap;
+	int			write_error;
 	struct timespec64	btime;
 	struct wfs_fh		write_io;
 	const struct cred	*write_cred;

@@ -300,6 +300,17 @@ static void wfs_folio_written(struct folio *folio)
 		folio_end_writeback(folio);
 }
 
+/* What was to be written is lost; the file is not what is cached of it, nor as long. */
+static void wfs_write_failed(struct inode *inode, int err)
+{
+	struct wfs_inode *wi = WFS_I(inode);
+
+	WRITE_ONCE(wi->write_error, err);
+	mapping_set_error(inode->i_mapping, err);
+	set_bit(WFS_INO_STALE_DATA, &wi->flags);
+	set_bit(WFS_INO_STALE_ATTR, &wi->flags);
+}
+
 static void wfs_writeback_done(struct wfs_req *req)
 {
 	struct address_space *mapping = req->private;
@@ -307,13 +318,10 @@ static void wfs_writeback_done(struct wfs_req *req)
 	struct wfs_session *sess = req->sess;
 	unsigned int i;
 
-	if (req->error) {
-		mapping_set_error(mapping, req->error);
-		/* the file is not what is cached of it */
-		set_bit(WFS_INO_STALE_DATA, &wi->flags);
-	} else {
+	if (req->error)
+		wfs_write_failed(mapping->host, req->error);
+	else
 		wfs_wrote(mapping->host, (const struct wfs_write_rep *)req->rep, req->start);
-	}
 	spin_lock(&wi->lock);
 	/* of WRITEs that ran side by side nobody knows whose reply tells the last change */
 	if (wi->wb_overlap)
@@ -436,7 +444,7 @@ static int wfs_writeback_range(struct folio *folio, u32 from, u32 to, struct wfs
 		req = wfs_writeback_req(inode, pos, want);
 		*reqp = NULL;
 		if (IS_ERR(req)) {
-			mapping_set_error(inode->i_mapping, PTR_ERR(req));
+			wfs_write_failed(inode, PTR_ERR(req));
 			return PTR_ERR(req);
 		}
 		*reqp = req;

@@ -184,6 +184,32 @@ TEST_F(full, fsync_reports_once)
 	OK(close(fd));
 }
 
+TEST_F(full, the_next_write_tells)
+{
+	int fd = open(self->path, O_RDWR | O_CREAT, 0644), other;
+	struct stat st;
+
+	OK(fd);
+	other = open(self->path, O_RDONLY);
+	OK(other);
+	overfill(_metadata, fd, self->buf);
+	/* to the server, whose answer this descriptor does not hear of */
+	FAILS(ENOSPC, sync_file_range(other, 0, 0, SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER));
+	for (int i = 0; i < 3; i++) {
+		FAILS(ENOSPC, pwrite(fd, self->buf, MIB, TOO_MUCH));
+		OK(fstat(fd, &st));
+		ASSERT_GE(TOO_MUCH, st.st_size);
+	}
+	OK(ftruncate(fd, 0));
+	ASSERT_EQ(MIB, pwrite(fd, self->buf, MIB, 0));
+	FAILS(ENOSPC, fsync(fd));		/* for what was lost before */
+	OK(fsync(fd));
+	ASSERT_EQ(MIB, pwrite(fd, self->buf, MIB, MIB));
+	OK(fsync(fd));
+	OK(close(fd));
+	OK(close(other));
+}
+
 TEST_F(full, each_descriptor_is_told)
 {
 	int fd = open(self->path, O_RDWR | O_CREAT, 0644), other, later;
