@@ -83,6 +83,7 @@ static struct dentry *wfs_lookup(struct inode *dir, struct dentry *dentry, unsig
 	/* who makes a name exclusively learns from that request whether it exists */
 	if ((flags & (LOOKUP_CREATE | LOOKUP_EXCL)) == (LOOKUP_CREATE | LOOKUP_EXCL))
 		return NULL;
+	wfs_dir_used(dir);
 	err = wfs_lookup_entry(dir->i_sb, &WFS_I(dir)->fh, &dentry->d_name, &inode);
 	if (err && err != -ENOENT)
 		return ERR_PTR(err);
@@ -117,12 +118,14 @@ static int wfs_d_revalidate(WFS_D_REVALIDATE_ARGS struct dentry *dentry, unsigne
 			return -ECHILD;
 		if (!wfs_attr_fresh(dir) || READ_ONCE(dentry->d_time) != wfs_dir_gen(dir))
 			return -ECHILD;
+		wfs_dir_used(dir);
 		return 1;
 	}
 
 	parent = dget_parent(dentry);
 	dir = d_inode(parent);
 	inode = d_inode(dentry);
+	wfs_dir_used(dir);
 	valid = 0;
 	/* the name is about to be made: the request that makes it looks */
 	if (!inode && (flags & (LOOKUP_CREATE | LOOKUP_RENAME_TARGET)))

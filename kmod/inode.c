@@ -54,6 +54,8 @@ struct inode *wfs_alloc_inode(struct super_block *sb)
 	wi->write_cred = NULL;
 	wi->access_cred = NULL;
 	wi->dir_gen = atomic_long_inc_return(&wfs_gen);
+	atomic_set(&wi->readdirs, 0);
+	wi->used = 0;
 	INIT_WORK(&wi->put_work, wfs_inode_put_work);
 	return &wi->inode;
 }

@@ -529,6 +529,8 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @uncommitted_seq: wfs_session.commit_seq when it took the last of it
  * @access_cred, @access_time, @access_mask: what the server said that this user may do (squashed root)
  * @dir_gen: directories: a dentry whose d_time differs has to be looked up again
+ * @readdirs: directories: READDIRs that there were; wraps
+ * @used: @readdirs when one of its names was last looked up; no lock
  * @inval_mutex: held while the page cache is dropped
  * @range_sem: files: held for writing while the server changes a range, for reading while a mapping makes a
  *	page dirty; the latter with mmap_lock held
@@ -562,6 +564,8 @@ struct wfs_inode {
 	u32			access_mask;
 
 	unsigned long		dir_gen;
+	atomic_t		readdirs;
+	unsigned int		used;
 	struct mutex		inval_mutex;
 	struct rw_semaphore	range_sem;
 	struct work_struct	put_work;
@@ -626,6 +630,7 @@ void wfs_dentry_verified(struct dentry *dentry, unsigned long gen);
 /* ---- readdir.c ---- */
 
 extern const struct file_operations wfs_dir_operations;
+void wfs_dir_used(struct inode *dir);
 
 /* ---- symlink.c ---- */
 

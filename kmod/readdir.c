@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-/* readdir.c - directories are listed with attributes, which fill the caches */
+/*
+ * readdir.c - listing directories
+ *
+ * Entries may come with attributes, which fill the caches, and cost several times as much.  So the first few of a
+ * directory do, and later ones if names of the directory were looked up since the READDIR before: wfs_dir_used().
+ */
 #include "internal.h"
 
 #define WFS_READDIR_FIRST	(32u << 10)	/* bytes of entries to ask for at the start of a directory */
@@ -10,6 +15,8 @@
  * @req: the READDIR whose reply holds the entries, or NULL
  * @off: bytes of its data that were given out
  * @pos: position of the entry at @off
+ * @number: wfs_inode.readdirs of that READDIR, 0 for none yet
+ * @plus: the next one is to bring attributes
  * @eof: there is nothing after these entries
  * @mark: position of an earlier READDIR, which no later one may come back to
  * @mark_left: READDIRs until @mark moves on
@@ -19,6 +26,8 @@ struct wfs_dir_file {
 	struct wfs_req	*req;
 	size_t		off;
 	loff_t		pos;
+	unsigned int	number;
+	bool		plus;
 	bool		eof;
 	loff_t		mark;
 	u64		mark_left;
@@ -123,7 +132,8 @@ static int wfs_dir_fetch(struct file *file, loff_t pos, bool sought)
 	body->dir = wi->fh;
 	body->cookie = cpu_to_le64(pos);
 	body->count = cpu_to_le32(count);
-	body->flags = cpu_to_le32(WFS_READDIR_PLUS);
+	body->flags = cpu_to_le32(!pos || df->plus ? WFS_READDIR_PLUS : 0);
+	df->number = atomic_inc_return(&wi->readdirs);
 	err = wfs_req_call(req);
 	if (err)
 		goto err;
@@ -153,14 +163,29 @@ err:
 	return err;
 }
 
+/*
+ * A directory's name is used, so attributes would have been of use: any context.  Nothing is written where many CPUs
+ * come along, but once after each READDIR.
+ */
+void wfs_dir_used(struct inode *dir)
+{
+	struct wfs_inode *wi = WFS_I(dir);
+	unsigned int number = atomic_read(&wi->readdirs);
+
+	if (READ_ONCE(wi->used) != number)
+		WRITE_ONCE(wi->used, number);
+}
+
 static int wfs_iterate(struct file *file, struct dir_context *ctx)
 {
 	struct wfs_dir_file *df = file->private_data;
 	struct inode *dir = file_inode(file);
+	bool first = !ctx->pos;
 	struct wfs_dentry de;
 	size_t len;
 	int err;
 
+	df->plus = (int)(READ_ONCE(WFS_I(dir)->used) - df->number) >= 0;
 	/* rewound: show what there is now */
 	if (!ctx->pos && df->off) {
 		wfs_req_put(df->req);
@@ -190,6 +215,9 @@ static int wfs_iterate(struct file *file, struct dir_context *ctx)
 		/* the buffer is used up at the position where the next one starts */
 		wfs_req_put(df->req);
 		df->req = NULL;
+		/* let the caller show what he does with them */
+		if (first && ctx->pos)
+			return 0;
 	}
 }
 

@@ -413,4 +413,32 @@ TEST_F(dir, attributes_in_one_trip)
 	OK(remove_all(sub));
 }
 
+/* Who does not look at the files gets names alone, of which more fit into a reply. */
+TEST_F(dir, names_alone)
+{
+	enum { N = 4000 };
+	char sub[PATH_MAX + 8];
+	long readdirs;
+	int count = 0;
+	DIR *d;
+
+	if (op_requests("READDIR") < 0)
+		SKIP(return, "no counters in WFS_STATS");
+	snprintf(sub, sizeof(sub), "%s/d", self->server);
+	OK(mkdir("d", 0755));
+	OK(make_many(sub, "e", N));
+	OK(remount(self->path));
+	d = opendir("d");
+	ASSERT_NE(NULL, d);
+	readdirs = op_requests("READDIR");
+	while (readdir(d))
+		count++;
+	readdirs = op_requests("READDIR") - readdirs;
+	TH_LOG("%d entries: %ld READDIR", count, readdirs);
+	ASSERT_EQ(N + 2, count);
+	ASSERT_LE(readdirs, 3);
+	OK(closedir(d));
+	OK(remove_all(sub));
+}
+
 TEST_HARNESS_MAIN
