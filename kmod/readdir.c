@@ -7,7 +7,11 @@
  */
 #include "internal.h"
 
-#define WFS_READDIR_FIRST	(32u << 10)	/* bytes of entries to ask for at the start of a directory */
+/*
+ * Bytes of entries to ask for at the start of a directory: 500 names with attributes.  Some programs (du, rm -r) look
+ * at the first name when they have listed all; directories that are not longer are in the caches then.
+ */
+#define WFS_READDIR_FIRST	(128u << 10)
 #define WFS_READDIR_NEXT	(256u << 10)	/* and from then on */
 
 /**
