@@ -351,7 +351,7 @@ def part(cut, close=False):
 
 
 def late(rep, _req):
-    time.sleep(4)
+    time.sleep(8)
     rep.send()
     return True
 
@@ -364,8 +364,8 @@ for what, op, cut, provoke in (("header", GETATTR, 13, do_stat), ("body", GETATT
     lie("stall in %s, soft" % what, op, part(cut), provoke, ERROR, "soft,timeo=20")
     lie("close in " + what, op, part(cut, True), provoke, ERROR, "soft,timeo=20")
     lie("close in %s, hard" % what, op, part(cut, True), provoke, KILL, "hard,timeo=600")
-lie("late reply", GETATTR, late, do_stat, ERROR, "soft,timeo=10")
-lie("late data", READ, late, do_read_direct, ERROR, "soft,timeo=10")
+lie("late reply", GETATTR, late, do_stat, ERROR, "soft,timeo=30")
+lie("late data", READ, late, do_read_direct, ERROR, "soft,timeo=30")
 lie("wrong header, hard", READ, setting(magic=1), do_read, KILL, "hard,timeo=600")
 
 # before there is a mount
@@ -446,7 +446,7 @@ def do_access(d):
     os.stat(d + "/dir/sub")
 
 
-QUICK = "soft,timeo=20"
+QUICK = "soft,timeo=30"
 for op, provoke, body_len in ((LOCK, do_lock, 24), (ALLOCATE, do_allocate, 8 + LEN), (SEEK, do_seek, 8),
                               (COPY, do_copy, 16 + LEN), (ACCESS, do_access, 8 + LEN)):
     for what, change, expect, opts in (
@@ -517,6 +517,11 @@ for what, provoke in (("ALLOCATE", do_allocate), ("PUNCH_HOLE", do_punch)):
     lie(what + ": a file of 2^63 bytes", ALLOCATE, poking("Q", 8 + ATTR_OFFSETS["size"][0], 1 << 63), provoke)
     lie(what + ": a file of 2^63-1 bytes", ALLOCATE, poking("Q", 8 + ATTR_OFFSETS["size"][0], (1 << 63) - 1), provoke, ENDS)
     lie(what + ": an empty file", ALLOCATE, poking("Q", 8 + ATTR_OFFSETS["size"][0], 0), provoke, ENDS)
+
+for what, change in (("an error", setting(status=9)), ("unknown status", setting(status=9999)), ("a body", setting(body=b"x" * 8)),
+                     ("data", with_data(b"x" * 100)), ("another's tag", setting(op=OPEN)), ("no reply", part(0)),
+                     ("twice", lambda rep, _: (rep.send(), rep.send()) and True)):
+    lie("CLOSE: " + what, CLOSE, change, lambda d: os.close(os.open(d + "/file", os.O_RDONLY)), ENDS)
 
 for what, poke in (("more than was asked for", poking("I", 0, 15)), ("what there is not", poking("I", 0, 0x80000001)),
                    ("reserved", poking("I", 4, 1)), ("no attributes", poking("I", 8 + MODE, 0)),
@@ -739,7 +744,7 @@ def start_server(chosen, listeners, armed):
 
 def main():
     args = sys.argv[1:]
-    number = {"-j": 20, "-e": 1}
+    number = {"-j": 14, "-e": 1}
     while args and args[0] in number:
         number[args[0]], args = int(args[1]), args[2:]
     jobs = number["-j"]
