@@ -149,8 +149,9 @@ static int wfs_file_flush(struct file *file, fl_owner_t id)
 	if (!(file->f_mode & FMODE_WRITE))
 		return 0;
 	err = wfs_flush(inode);
+	/* attributes that can't be asked for now are asked for later: the data is there */
 	if (!err)
-		err = wfs_settle(inode);
+		wfs_settle(inode);
 	/* a child that closes what it inherited must not take away what its parent's fsync has to report */
 	if (file_count(file) > 1)
 		return filemap_check_wb_err(inode->i_mapping, READ_ONCE(file->f_wb_err)) ?: err;

@@ -80,6 +80,16 @@ static int dirty(void)
 	return pwrite_all(fd, data + 1, LEN - 1, 0) < 0 ? -1 : 0;
 }
 
+#define APART		(8 * 4096)
+
+/* Two WRITEs, after which the attributes have to be asked for. */
+static int dirty_apart(void)
+{
+	if (cold_open() || pwrite_all(fd, data + 1, 4096, 0) < 0)
+		return -1;
+	return pwrite_all(fd, data + 1, 4096, APART) < 0 ? -1 : 0;
+}
+
 static int cold_dir(void)
 {
 	char entry[PATH_MAX + 8];
@@ -527,6 +537,21 @@ static int synced(int ret)
 	return memcmp(got, data + 1, LEN - 1) ? WRONG : 0;
 }
 
+/* Closing has no error as long as the data is there. */
+static int closed(int ret)
+{
+	int in = open(path, O_RDONLY);
+
+	if (in < 0 || pread_all(in, got, LEN, 0) != LEN)
+		return -1;
+	close(in);
+	if (ret || memcmp(got, data + 1, 4096) || memcmp(got + APART, data + 1, 4096))
+		return WRONG;
+	memcpy(got, data, 4096);
+	memcpy(got + APART, data + APART, 4096);
+	return compare(LEN);
+}
+
 static int mapped(int ret)
 {
 	int in;
@@ -700,7 +725,7 @@ static const struct op {
 	{ "write and fsync",	cold_open,	op_write_sync,	written },
 	{ "fsync",		dirty,		op_fsync,	synced },
 	{ "syncfs",		dirty,		op_syncfs,	synced },
-	{ "close of dirty",	dirty,		op_close_dirty,	nothing },
+	{ "close of dirty",	dirty_apart,	op_close_dirty,	closed },
 	{ "truncate",		cold_open,	op_truncate,	cut },
 	{ "fallocate",		cold_open,	op_fallocate,	longer },
 	{ "punch",		cold_open,	op_punch,	punched },
