@@ -23,7 +23,7 @@
 #define COPY_MAX	1024		/* data up to here shares a chunk with the header */
 #define REPLY_ROOM	(sizeof(struct wfs_rep_hdr) + WFS_BODY_MAX + COPY_MAX)
 #define SEND_MAX	(1u << 20)	/* of a file in one call */
-#define SEND_IOVS	16
+#define SEND_IOVS	64
 
 #define TURN_REQUESTS	32		/* requests or pieces of payload, before others are served */
 #define TURN_BYTES	(2u << 20)

@@ -23,6 +23,8 @@
 
 #include "wfsd.h"
 
+#define READ_COPY	(16u << 10)	/* bytes that READ copies, and does not have sent from the file */
+
 struct fd_path {
 	char s[16];
 };
@@ -585,8 +587,11 @@ static int op_session(struct op_ctx *op)
 	}
 }
 
-/* The disk has errors: to answer with one of them we have to read before we answer. */
-static int read_suspect(struct op_ctx *op, struct file *file)
+/*
+ * Read now instead of when the reply is sent.  When the disk has errors this is how to answer with one of them; and
+ * of little data a copy costs less than a system call for each reply, since many then leave in one.
+ */
+static int read_data(struct op_ctx *op, struct file *file)
 {
 	uint32_t done = 0, len = op->rep->data_len;
 
@@ -625,8 +630,9 @@ static int op_read(struct op_ctx *op)
 		return err;
 	}
 	op->rep->data_len = MIN((uint64_t)st.st_size - rq->offset, rq->count);
-	if (atomic_load_explicit(&file->suspect, memory_order_relaxed)) {
-		err = read_suspect(op, file);
+	if (op->rep->data_len <= READ_COPY ||
+	    atomic_load_explicit(&file->suspect, memory_order_relaxed)) {
+		err = read_data(op, file);
 		file_put(file);
 	} else {
 		op->rep->offset = rq->offset;
