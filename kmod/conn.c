@@ -4,9 +4,10 @@
  *
  * The way of a request: wfs_conn_submit() puts it on the pending list and, when nobody else is
  * sending, sends it in the caller's context.  wfs_conn_next() gives it a slot.  The server's reply raises
- * sk_data_ready, which queues io_work on the connection's CPU; wfs_recv_skb() finds the request by the reply's slot
- * and copies the data from the socket's buffers to where the request wants it.  wfs_conn_end_done()
- * calls the request's maker.  Nobody waits on the way.
+ * sk_data_ready, where wfs_recv_skb() finds the request by the reply's slot and copies the data from the socket's
+ * buffers to where the request wants it.  wfs_conn_end_done() calls the request's maker.  All of that happens in
+ * softirq, on the CPU where the packet came in.  What can't be done there, because the socket is busy or because
+ * the maker may sleep, is left to io_work on the connection's CPU.  Nobody waits on the way.
  *
  * All errors funnel into wfs_conn_break() and from there into recover_work, the one place that tears the
  * socket down, decides which requests are sent again, and connects.
@@ -20,6 +21,9 @@
 #include "trace.h"
 
 #define WFS_IO_BUDGET		msecs_to_jiffies(1)	/* io_work yields its CPU after this */
+#define WFS_IO_BYTES		SZ_1M			/* it receives in one go */
+#define WFS_SOFTIRQ_BYTES	SZ_256K			/* sk_data_ready receives, and leaves the rest to io_work */
+#define WFS_BATCH		4			/* requests on their way from which on those that may wait do */
 #define WFS_RETRY_MIN		msecs_to_jiffies(50)	/* delay before the second attempt to connect, then doubled */
 #define WFS_RETRY_MAX		(2 * HZ)
 #define WFS_SEND_RETRY		msecs_to_jiffies(20)	/* when TCP had no memory to take anything */
@@ -31,7 +35,7 @@ static struct workqueue_struct *wfs_wq;	/* unbound: recovery, which nothing that
 
 int wfs_conn_init_module(void)
 {
-	wfs_io_wq = alloc_workqueue("wfs_io", WQ_MEM_RECLAIM | WQ_HIGHPRI, 0);
+	wfs_io_wq = alloc_workqueue("wfs_io", WQ_MEM_RECLAIM, 0);
 	wfs_dio_wq = alloc_workqueue("wfs_dio", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
 	wfs_wq = alloc_workqueue("wfs", WQ_MEM_RECLAIM | WQ_UNBOUND, WQ_MAX_ACTIVE);
 	if (wfs_io_wq && wfs_dio_wq && wfs_wq)
@@ -123,18 +127,21 @@ static void wfs_conn_end_list(struct wfs_conn *conn, struct list_head *ended)
 		wake_up_all(&conn->sess->wait);
 }
 
-/* End the requests whose sending and whose reply are both complete. */
-static void wfs_conn_end_done(struct wfs_conn *conn)
+/* End the requests whose sending and whose reply are both complete; in @softirq those that may end there. */
+static void wfs_conn_end_done(struct wfs_conn *conn, bool softirq)
 {
-	struct wfs_req *req;
+	struct wfs_req *req, *next;
 	LIST_HEAD(ended);
 
 	spin_lock_bh(&conn->lock);
-	list_splice_init(&conn->done, &ended);
-	if (!list_empty(&ended))
+	if (!list_empty(&conn->done))
 		conn->fruitless = 0;
-	list_for_each_entry(req, &ended, link)
+	list_for_each_entry_safe(req, next, &conn->done, link) {
+		if (softirq && !req->any_context)
+			continue;
 		wfs_conn_free_slot(conn, req);
+		list_move_tail(&req->link, &ended);
+	}
 	spin_unlock_bh(&conn->lock);
 	wfs_conn_end_list(conn, &ended);
 }
@@ -303,6 +310,7 @@ static bool wfs_conn_hopeless(struct wfs_conn *conn)
 void wfs_conn_submit(struct wfs_conn *conn, struct wfs_req *req)
 {
 	enum wfs_conn_state state;
+	bool wait;
 
 	refcount_inc(&req->ref);
 	req->conn = conn;
@@ -320,11 +328,13 @@ void wfs_conn_submit(struct wfs_conn *conn, struct wfs_req *req)
 	}
 	wfs_req_set_state(req, WFS_REQ_QUEUED);
 	list_add_tail(&req->link, &conn->pending);
+	wait = req->batch && conn->inflight >= WFS_BATCH;
 	spin_unlock_bh(&conn->lock);
 
 	if (state != WFS_CONN_READY)
 		return;
-	if (mutex_trylock(&conn->send_mutex)) {
+	/* io_work runs as soon as the caller has submitted all that it wants to and sleeps */
+	if (!wait && mutex_trylock(&conn->send_mutex)) {
 		wfs_conn_send(conn);
 		mutex_unlock(&conn->send_mutex);
 		/* who came while we held the mutex relied on us */
@@ -393,10 +403,11 @@ static void wfs_recv_next(struct wfs_conn *conn)
 	}
 }
 
-/* Takes @len bytes of the stream.  Runs under the socket's lock, in process context. */
+/* Takes @len bytes of the stream.  Runs under the socket's lock, in process context or softirq. */
 static int wfs_recv_skb(read_descriptor_t *desc, struct sk_buff *skb, unsigned int offset, size_t len)
 {
 	struct wfs_conn *conn = desc->arg.data;
+	struct wfs_req *req;
 	size_t left = len;
 	int err = conn->recv_error;
 
@@ -411,8 +422,17 @@ static int wfs_recv_skb(read_descriptor_t *desc, struct sk_buff *skb, unsigned i
 			err = skb_copy_bits(skb, offset, conn->recv_req->rep + conn->recv_off, n);
 			break;
 		case WFS_RECV_DATA:
-			err = skb_copy_datagram_iter(skb, offset, &conn->recv_req->dst_left, n);
-			conn->recv_req->data_len += n;
+			req = conn->recv_req;
+			if (req->data_len < req->landed) {
+				/* it came before the last connection broke, and may have changed since */
+				n = min_t(size_t, n, req->landed - req->data_len);
+				iov_iter_advance(&req->dst_left, n);
+			} else {
+				err = skb_copy_datagram_iter(skb, offset, &req->dst_left, n);
+			}
+			req->data_len += n;
+			if (!err && req->progress && !req->error)
+				req->progress(req);
 			break;
 		}
 		offset += n;
@@ -425,6 +445,7 @@ static int wfs_recv_skb(read_descriptor_t *desc, struct sk_buff *skb, unsigned i
 			wfs_recv_next(conn);
 	}
 	conn->stats.received += len - left;
+	desc->count -= min(desc->count, len - left);
 	if (err) {
 		conn->recv_error = err;
 		return err;
@@ -438,7 +459,7 @@ static int wfs_conn_recv(struct wfs_conn *conn)
 	struct socket *sock = conn->sock;
 	read_descriptor_t desc = {
 		.arg.data = conn,
-		.count = 1,
+		.count = WFS_IO_BYTES,
 	};
 	int ret;
 
@@ -467,7 +488,7 @@ static void wfs_io_work(struct work_struct *work)
 			mutex_unlock(&conn->send_mutex);
 		}
 		ret = wfs_conn_recv(conn);
-		wfs_conn_end_done(conn);
+		wfs_conn_end_done(conn, false);
 		if (ret < 0) {
 			if (ret == -EPROTO)
 				pr_warn_ratelimited("wfs: %s: broken reply, connection %u is made again\n",
@@ -485,13 +506,34 @@ out:
 
 /* ---- the socket's callbacks: softirq ---- */
 
+/* Receive at once what has arrived; the socket's lock is held.  Return whether that was all that there is to do. */
+static bool wfs_recv_softirq(struct wfs_conn *conn, struct sock *sk)
+{
+	read_descriptor_t desc = {
+		.arg.data = conn,
+		.count = WFS_SOFTIRQ_BYTES,
+	};
+	int ret = tcp_read_sock(sk, &desc, wfs_recv_skb);
+
+	if (ret > 0)
+		WRITE_ONCE(conn->progress, jiffies);
+	wfs_conn_end_done(conn, true);
+	return ret > 0 && desc.count && !conn->recv_error && !(sk->sk_shutdown & RCV_SHUTDOWN) &&
+	       !wfs_conn_has_work(conn);
+}
+
 static void wfs_data_ready(struct sock *sk)
 {
 	struct wfs_conn *conn;
 
 	read_lock_bh(&sk->sk_callback_lock);
 	conn = sk->sk_user_data;
-	if (conn)
+	/*
+	 * When somebody else has the socket's lock, and lets us know of what came meanwhile, it is not the time to read;
+	 * and what the network card brings to another CPU is left to the one that the connection belongs to.
+	 */
+	if (conn && (sock_owned_by_user_nocheck(sk) || smp_processor_id() != conn->cpu ||
+		     !wfs_recv_softirq(conn, sk)))
 		wfs_conn_kick(conn);
 	read_unlock_bh(&sk->sk_callback_lock);
 }
@@ -609,7 +651,7 @@ static void wfs_conn_requeue(struct wfs_conn *conn)
 	wfs_conn_expire(conn, &conn->resend, abort, &ended);
 	wfs_conn_expire(conn, &conn->pending, abort, &ended);
 	spin_unlock_bh(&conn->lock);
-	wfs_conn_end_done(conn);
+	wfs_conn_end_done(conn, false);
 	wfs_conn_end_list(conn, &ended);
 }
 

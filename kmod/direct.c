@@ -180,10 +180,10 @@ static void wfs_dio_cancel_work(struct work_struct *work)
 	if (wfs_dio_claim(dio)) {
 		if (!dio->file) {
 			/* the requests live on without the inode, as those of a killed caller do */
-			spin_lock(&dio->lock);
+			spin_lock_bh(&dio->lock);
 			inode = dio->inode;
 			dio->inode = NULL;
-			spin_unlock(&dio->lock);
+			spin_unlock_bh(&dio->lock);
 			if (dio->write)
 				wfs_end_write(inode);
 			inode_dio_end(inode);
@@ -239,7 +239,7 @@ static void wfs_dio_req_done(struct wfs_req *req)
 	size_t moved = dio->write ? req->len : req->data_len;
 	size_t off = req->pos - dio->pos;
 
-	spin_lock(&dio->lock);
+	spin_lock_bh(&dio->lock);
 	if (req->error && off < dio->end) {
 		dio->end = off;
 		dio->error = req->error;
@@ -252,9 +252,9 @@ static void wfs_dio_req_done(struct wfs_req *req)
 	if (dio->pages == WFS_DIO_PINNED && !dio->write && !wfs_dio_all_dirty(req)) {
 		refcount_inc(&req->ref);
 		list_add_tail(&req->link, &dio->unpin);
-		spin_unlock(&dio->lock);
+		spin_unlock_bh(&dio->lock);
 	} else {
-		spin_unlock(&dio->lock);
+		spin_unlock_bh(&dio->lock);
 		wfs_dio_unpin(dio, req, false);
 	}
 	wfs_dio_dec(dio);
@@ -286,7 +286,8 @@ static int wfs_dio_fill(struct wfs_dio *dio, struct wfs_req *req, struct iov_ite
 				last->bv_len += len;
 			else
 				bvec_set_page(&req->bvec[req->nr_bvec++], pages[i], len, offset);
-			if (dio->pages == WFS_DIO_PINNED && !dio->write)
+			/* all pages of a folio at once */
+			if (dio->pages == WFS_DIO_PINNED && !dio->write && !PageDirty(compound_head(pages[i])))
 				set_page_dirty_lock(pages[i]);
 			if (dio->pages == WFS_DIO_REFERENCED)
 				get_page(pages[i]);
@@ -330,18 +331,22 @@ static int wfs_dio_submit(struct wfs_dio *dio, struct wfs_file *wf, struct iov_i
 		}
 		pos += req->len;
 		req->private = dio;
+		req->spread = dio->end > max;
 		req->complete = wfs_dio_req_done;
+		/* the end of a write takes locks of the inode */
+		req->any_context = !dio->write;
+		req->batch = dio->iocb;
 		atomic_inc(&dio->pending);
 		wfs_submit(req);
 		wfs_req_put(req);
 	}
 	/* what was not submitted is not moved */
-	spin_lock(&dio->lock);
+	spin_lock_bh(&dio->lock);
 	if (pos - dio->pos < dio->end) {
 		dio->end = pos - dio->pos;
 		dio->error = err;
 	}
-	spin_unlock(&dio->lock);
+	spin_unlock_bh(&dio->lock);
 	return err;
 }
 
@@ -420,9 +425,9 @@ static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write
 		killed = wait_for_completion_killable(&dio->done);
 	if (killed) {
 		/* the requests live on without us and the inode */
-		spin_lock(&dio->lock);
+		spin_lock_bh(&dio->lock);
 		dio->inode = NULL;
-		spin_unlock(&dio->lock);
+		spin_unlock_bh(&dio->lock);
 		if (write)
 			wfs_end_write(inode);
 		inode_dio_end(inode);

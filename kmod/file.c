@@ -66,6 +66,7 @@ int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh 
 	wf->cred = get_cred(file->f_cred);
 	wf->can_read = can_read;
 	wf->lost_lock = false;
+	wfs_ra_init(&wf->ra, file);
 	file->private_data = wf;
 	if (file->f_mode & FMODE_WRITE) {
 		/* the right outlives the open file, so writeback may use it later */
@@ -124,6 +125,7 @@ static int wfs_release(struct inode *inode, struct file *file)
 	/* there is none when wfs_atomic_open() failed late */
 	if (!wf)
 		return 0;
+	wfs_ra_end(&wf->ra);
 	wfs_send_close(wfs_sess(inode->i_sb), wf->hold, wf->cred);
 	put_cred(wf->cred);
 	kfree(wf);
@@ -205,6 +207,7 @@ static ssize_t wfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
 		if (err)
 			return err;
 	}
+	wfs_ra_read(iocb->ki_filp, iocb->ki_pos, iov_iter_count(to));
 	ret = generic_file_read_iter(iocb, to);
 	return ret == -EIO && test_bit(WFS_INO_GONE, &WFS_I(inode)->flags) ? -ESTALE : ret;
 }
@@ -272,17 +275,20 @@ static ssize_t wfs_splice_read(struct file *in, loff_t *ppos, struct pipe_inode_
 {
 	int err = wfs_check_lock(in) ?: wfs_revalidate_mapping(file_inode(in));
 
-	return err ?: filemap_splice_read(in, ppos, pipe, len, flags);
+	if (err)
+		return err;
+	wfs_ra_read(in, *ppos, len);
+	return filemap_splice_read(in, ppos, pipe, len, flags);
 }
 
 static vm_fault_t wfs_fault(struct vm_fault *vmf)
 {
-	return wfs_check_lock(vmf->vma->vm_file) ? VM_FAULT_SIGBUS : filemap_fault(vmf);
+	return wfs_check_lock(vmf->vma->vm_file) ? VM_FAULT_SIGBUS : wfs_ra_fault(vmf);
 }
 
 static vm_fault_t wfs_map_pages(struct vm_fault *vmf, pgoff_t first, pgoff_t last)
 {
-	return wfs_check_lock(vmf->vma->vm_file) ? 0 : filemap_map_pages(vmf, first, last);
+	return wfs_check_lock(vmf->vma->vm_file) ? 0 : wfs_ra_map_pages(vmf, first, last);
 }
 
 static const struct vm_operations_struct wfs_vm_ops = {

@@ -36,6 +36,7 @@
 
 #include "compat.h"
 #include "proto.h"
+#include "stream.h"
 
 struct wfs_conn;
 struct wfs_req;
@@ -90,13 +91,19 @@ enum wfs_req_state {
  * @src: data to send as the maker set it, count 0 when none
  * @src_left: what of @src TCP has not taken
  * @splice: the pages of @src may be given to TCP without a copy
+ * @any_context: @complete may be called in softirq
+ * @spread: one of several large ones: they go out on several connections
+ * @batch: nobody waits for this one alone: it may be sent a moment later, together with others
  * @dst: where received data goes, as the maker set it
  * @dst_left: what of @dst is still free
  * @data_len: bytes of data received
  * @rep: body of the reply, valid and checked without error
  * @error: 0 or a negative errno, valid from WFS_REQ_DONE on
- * @complete: called once, in process context (the connection's work item or its recovery); must not sleep
- *	for another request's end
+ * @complete: called once, in process context (the connection's work item or its recovery), with @any_context
+ *	in softirq too; must not sleep for another request's end
+ * @progress: reads, or NULL: called whenever more data has come, in any context
+ * @landed: reads with @progress: bytes that it has handed on: they are not touched any more, and not received again
+ * @landed_bvec: segments of these
  * @settle: wfs_req_call(): called at a good end, before the waiter looks; @killed: there is none, what the
  *	request brought has to be given back.  Such a request is sent again though its waiter was killed.
  * @private: of the maker
@@ -122,6 +129,9 @@ struct wfs_req {
 	u8			op;
 	bool			soft;
 	bool			splice;
+	bool			any_context;
+	bool			batch;
+	bool			spread;
 	u16			slot;
 	u32			seq;
 	atomic_t		phases;
@@ -139,6 +149,9 @@ struct wfs_req {
 	int			error;
 
 	void			(*complete)(struct wfs_req *req);
+	void			(*progress)(struct wfs_req *req);
+	u32			landed;
+	unsigned int		landed_bvec;
 	void			(*settle)(struct wfs_req *req, bool killed);
 	void			*private;
 	unsigned int		wb_phase;
@@ -250,7 +263,8 @@ struct wfs_conn_stats {
  * @abort: fail what is queued instead of sending it again, once
  * @send_mutex: held by who sends; protects @sending
  * @sending: the request that is partly sent, or NULL
- * @recv_state, @recv_hdr, @recv_off, @recv_left, @recv_req: the receiver's (@io_work's) place in the stream
+ * @recv_state, @recv_hdr, @recv_off, @recv_left, @recv_req: the receiver's place in the stream; the socket's lock
+ *	protects it
  * @recv_error: the stream can't be read on, negative errno
  * @stats: counters
  */
@@ -346,6 +360,7 @@ struct wfs_op_stats {
 	u64	requests[WFS_OP__COUNT];
 	u64	errors[WFS_OP__COUNT];
 	long	held;
+	unsigned int spread;
 };
 
 /**
@@ -650,12 +665,34 @@ int wfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_acl
 
 /* ---- file.c ---- */
 
+/* Ranges that wfs_ra.work may have to read. */
+#define WFS_RA_TODO	4
+
+/**
+ * struct wfs_ra - readahead of an open file
+ * @lock: protects @streams, @todo, @nr_todo
+ * @streams: what it is read like
+ * @todo: what is to be read by @work, for whoever found out about it must not wait
+ * @nr_todo: ranges of it
+ * @work: reads them
+ * @file: the file, which cancels @work when it is released
+ */
+struct wfs_ra {
+	spinlock_t		lock;	/* see above */
+	struct wfs_streams	streams;
+	struct wfs_ahead	todo[WFS_RA_TODO];
+	unsigned int		nr_todo;
+	struct work_struct	work;
+	struct file		*file;
+};
+
 /**
  * struct wfs_file - an open regular file, file->private_data
  * @io: its I/O handle
  * @hold: what keeps it when it is deleted
  * @cred: who opened it
  * @can_read: @io has the right to read, which a file opened for writing lacks when the user does
+ * @ra: its readahead
  * @lost_lock: a lock that was taken through it is lost: no data goes through it until it is unlocked
  */
 struct wfs_file {
@@ -664,6 +701,7 @@ struct wfs_file {
 	const struct cred	*cred;
 	bool			can_read;
 	bool			lost_lock;
+	struct wfs_ra		ra;
 };
 
 extern const struct inode_operations wfs_file_inode_operations;
@@ -678,6 +716,16 @@ u32 wfs_open_flags(unsigned int f_flags);
 int wfs_read_folio(struct file *file, struct folio *folio);
 void wfs_readahead(struct readahead_control *rac);
 struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_file *wf, u64 pos, gfp_t gfp);
+void wfs_read_add(struct wfs_req *req, struct folio *folio);
+void wfs_read_submit(struct wfs_req *req);
+
+/* ---- readahead.c: reads ahead of what reads a file ---- */
+
+void wfs_ra_init(struct wfs_ra *ra, struct file *file);
+void wfs_ra_end(struct wfs_ra *ra);
+void wfs_ra_read(struct file *file, loff_t pos, size_t len);
+vm_fault_t wfs_ra_fault(struct vm_fault *vmf);
+vm_fault_t wfs_ra_map_pages(struct vm_fault *vmf, pgoff_t start, pgoff_t end);
 
 /* ---- write.c: buffered writes and writeback ---- */
 

@@ -28,17 +28,31 @@ struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_file *wf
 	return req;
 }
 
+/* More of the data is there: whoever waits for a folio that is complete need not wait for the others. */
+static void wfs_read_landed(struct wfs_req *req)
+{
+	while (req->landed_bvec < req->nr_bvec) {
+		size_t len = req->bvec[req->landed_bvec].bv_len;
+
+		if (req->data_len - req->landed < len)
+			break;
+		req->landed += len;
+		folio_end_read(page_folio(req->bvec[req->landed_bvec++].bv_page), true);
+	}
+}
+
 /* What was read is in the folios; what the file does not have is zero. */
 static void wfs_read_done(struct wfs_req *req)
 {
-	size_t left = req->data_len;
+	/* a reply that was cut off may have brought more than the next one */
+	size_t left = req->data_len - min(req->data_len, req->landed);
 	unsigned int i;
 
 	/* the page cache knows no errors but EIO */
-	if (req->error == -ESTALE)
-		set_bit(WFS_INO_GONE, &WFS_I(page_folio(req->bvec[0].bv_page)->mapping->host)->flags);
+	if (req->error == -ESTALE && req->inode)
+		set_bit(WFS_INO_GONE, &WFS_I(req->inode)->flags);
 
-	for (i = 0; i < req->nr_bvec; i++) {
+	for (i = req->landed_bvec; i < req->nr_bvec; i++) {
 		struct folio *folio = page_folio(req->bvec[i].bv_page);
 		size_t len = min_t(size_t, left, folio_size(folio));
 
@@ -49,7 +63,11 @@ static void wfs_read_done(struct wfs_req *req)
 	}
 }
 
-static void wfs_read_submit(struct wfs_req *req)
+/**
+ * wfs_read_submit - send a READ whose folios are complete; drops the caller's reference
+ * @req: the request
+ */
+void wfs_read_submit(struct wfs_req *req)
 {
 	struct wfs_read_req *body = req->body;
 
@@ -58,11 +76,18 @@ static void wfs_read_submit(struct wfs_req *req)
 	body->count = cpu_to_le32(req->len);
 	iov_iter_bvec(&req->dst, ITER_DEST, req->bvec, req->nr_bvec, req->len);
 	req->complete = wfs_read_done;
+	req->progress = wfs_read_landed;
+	req->any_context = true;
 	wfs_submit(req);
 	wfs_req_put(req);
 }
 
-static void wfs_read_add(struct wfs_req *req, struct folio *folio)
+/**
+ * wfs_read_add - have a READ fill one more folio
+ * @req: the request, from wfs_read_req(), with room in its bvecs
+ * @folio: the folio, locked, in the page cache where the last one ends
+ */
+void wfs_read_add(struct wfs_req *req, struct folio *folio)
 {
 	bvec_set_folio(&req->bvec[req->nr_bvec++], folio, folio_size(folio), 0);
 	req->len += folio_size(folio);

@@ -243,19 +243,15 @@ void wfs_req_set_state(struct wfs_req *req, enum wfs_req_state state)
  * wfs_req_end - count a request as ended, tell its maker and drop the transport's reference
  * @req: the request; @error is set and nothing else knows it any more
  *
- * Context: process.
+ * Context: process, or softirq for a request with @any_context.
  */
 void wfs_req_end(struct wfs_req *req)
 {
-	struct wfs_op_stats *stats;
-
 	wfs_req_set_state(req, WFS_REQ_DONE);
 	trace_wfs_request_complete(req);
-	stats = get_cpu_ptr(req->sess->stats);
-	stats->requests[req->op]++;
+	this_cpu_inc(req->sess->stats->requests[req->op]);
 	if (req->error)
-		stats->errors[req->op]++;
-	put_cpu_ptr(req->sess->stats);
+		this_cpu_inc(req->sess->stats->errors[req->op]);
 	if (req->complete)
 		req->complete(req);
 	if (req->inode)
@@ -300,6 +296,7 @@ int wfs_req_call(struct wfs_req *req)
 	if (wfs_killed())
 		return -EINTR;
 	req->complete = wfs_req_wake;
+	req->any_context = !req->settle;
 	/* signals don't reach who is exiting: it waits for timeo at most */
 	if (current->flags & PF_EXITING)
 		req->soft = true;
@@ -323,6 +320,7 @@ int wfs_req_call(struct wfs_req *req)
 void wfs_req_call_timeout(struct wfs_req *req, unsigned long timeout)
 {
 	req->complete = wfs_req_wake;
+	req->any_context = !req->settle;
 	wfs_submit(req);
 	if (!wait_for_completion_timeout(&req->done, timeout))
 		set_bit(WFS_REQ_ABANDONED, &req->flags);

@@ -15,11 +15,13 @@ static DEFINE_IDA(wfs_session_ids);
 /* How long umount waits for the last requests, the CLOSEs among them. */
 #define WFS_DRAIN	(2 * HZ)
 
-/* The connection for a request of this CPU: its own, else any that is ready. */
-static struct wfs_conn *wfs_pick_conn(struct wfs_session *sess)
+#define WFS_SPREAD	4	/* connections, that one stream of large requests uses */
+
+/* The connection for a request of this CPU: its own, or the @nth from there on; else any that is ready. */
+static struct wfs_conn *wfs_pick_conn(struct wfs_session *sess, unsigned int nth)
 {
 	unsigned int nr = sess->nr_conns;
-	unsigned int own = raw_smp_processor_id() % nr;
+	unsigned int own = (raw_smp_processor_id() + nth) % nr;
 	unsigned int i;
 
 	for (i = 0; i < nr; i++) {
@@ -37,7 +39,12 @@ static struct wfs_conn *wfs_pick_conn(struct wfs_session *sess)
  */
 void wfs_submit(struct wfs_req *req)
 {
-	wfs_conn_submit(wfs_pick_conn(req->sess), req);
+	unsigned int nth = 0;
+
+	/* a single CPU does not receive as fast as a network brings it */
+	if (req->spread)
+		nth = this_cpu_inc_return(req->sess->stats->spread) % WFS_SPREAD;
+	wfs_conn_submit(wfs_pick_conn(req->sess, nth), req);
 }
 
 static void wfs_timeout_work(struct work_struct *work)
@@ -48,7 +55,7 @@ static void wfs_timeout_work(struct work_struct *work)
 
 	for (i = 0; i < sess->nr_conns; i++) {
 		wfs_conn_check_timeout(sess->conns[i]);
-		ready = wfs_pick_conn(sess);
+		ready = wfs_pick_conn(sess, 0);
 		if (READ_ONCE(ready->state) == WFS_CONN_READY && ready != sess->conns[i])
 			wfs_conn_move_pending(sess->conns[i], ready);
 	}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * readahead.c - reads ahead of what reads a file, through read(2), splice(2) and mappings alike
+ *
+ * The kernel's own readahead has one window of a constant size for each open file, and knows nothing of mappings but
+ * the single fault.  Here stream.c says what an access is part of and what that wants, before the VFS looks for the
+ * folios; so it finds them in the page cache, and all that is left to it is to wait for them.  Where there was no
+ * memory, the kernel's way remains: ->readahead() and ->read_folio().
+ *
+ * Of a mapping, accesses that find their pages in the page table are not seen.  So all pages that are there are mapped
+ * at once, for as far as one page table goes, and what was mapped counts as accessed.
+ */
+#include <linux/sched/mm.h>
+
+#include "internal.h"
+
+#define WFS_RA_MIN	(SZ_128K >> PAGE_SHIFT)	/* a stream begins with so many pages */
+#define WFS_RA_ORDER	6			/* of folios: the later ones of 256 KiB need not wait for longer ones */
+#define WFS_RA_AROUND	(SZ_64K >> PAGE_SHIFT)	/* what a fault reads with the page that it wants */
+
+static bool wfs_has_page(struct address_space *mapping, pgoff_t index, bool uptodate)
+{
+	struct folio *folio = filemap_get_folio(mapping, index);
+	bool has;
+
+	if (IS_ERR(folio))
+		return false;
+	has = !uptodate || folio_test_uptodate(folio);
+	folio_put(folio);
+	return has;
+}
+
+/* Put a new folio at @index, no longer than up to @end.  NULL when there is no memory, or one there already. */
+static struct folio *wfs_new_folio(struct address_space *mapping, pgoff_t index, pgoff_t end, gfp_t gfp)
+{
+	unsigned int order = min_t(unsigned int, mapping_max_folio_order(mapping), WFS_RA_ORDER);
+	struct folio *folio;
+
+	if (index)
+		order = min_t(unsigned int, order, __ffs(index));
+	order = min_t(unsigned int, order, ilog2(end - index));
+	for (;; order = 0) {
+		folio = filemap_alloc_folio(gfp, order);
+		if (folio && !filemap_add_folio(mapping, folio, index, gfp))
+			return folio;
+		if (folio)
+			folio_put(folio);
+		/* there may be one somewhere in the middle */
+		if (!order)
+			return NULL;
+	}
+}
+
+/* Read what the page cache does not have of @pages pages from @index on. */
+static void wfs_fill(struct file *file, pgoff_t index, u64 pages)
+{
+	struct address_space *mapping = file->f_mapping;
+	struct wfs_session *sess = wfs_sess(mapping->host->i_sb);
+	pgoff_t end = DIV_ROUND_UP_ULL(i_size_read(mapping->host), PAGE_SIZE);
+	gfp_t gfp = readahead_gfp_mask(mapping);
+	unsigned int nofs = memalloc_nofs_save();
+	struct wfs_req *req = NULL;
+	struct folio *folio;
+	bool spread;
+
+	end = min_t(u64, end, index + pages);
+	spread = end - index > sess->opt.rsize >> PAGE_SHIFT;
+	filemap_invalidate_lock_shared(mapping);
+	while (index < end) {
+		folio = filemap_get_folio(mapping, index);
+		if (!IS_ERR(folio)) {
+			index = folio_next_index(folio);
+			folio_put(folio);
+			if (req)
+				wfs_read_submit(req);
+			req = NULL;
+			continue;
+		}
+		folio = wfs_new_folio(mapping, index, end, gfp);
+		if (!folio)
+			break;
+		if (req && (req->nr_bvec == req->max_bvec || req->len + folio_size(folio) > sess->opt.rsize)) {
+			wfs_read_submit(req);
+			req = NULL;
+		}
+		if (!req) {
+			req = wfs_read_req(sess, file->private_data, folio_pos(folio), GFP_NOFS);
+			if (!req) {
+				folio_unlock(folio);
+				folio_put(folio);
+				break;
+			}
+			req->spread = spread;
+			wfs_req_bvecs(req, min_t(u64, end - index, sess->opt.rsize >> PAGE_SHIFT), GFP_NOFS);
+		}
+		index = folio_next_index(folio);
+		wfs_read_add(req, folio);
+		/* it is locked: the page cache keeps it */
+		folio_put(folio);
+		cond_resched();
+	}
+	if (req)
+		wfs_read_submit(req);
+	filemap_invalidate_unlock_shared(mapping);
+	memalloc_nofs_restore(nofs);
+}
+
+static void wfs_fill_ahead(struct file *file, const struct wfs_ahead *ahead)
+{
+	s64 start = ahead->start;
+	u32 i;
+
+	for (i = 0; i < ahead->count && start >= 0; i++, start += ahead->stride)
+		wfs_fill(file, start, ahead->pages);
+}
+
+/* As wfs_stream_access(), of an open file. */
+static bool wfs_ra_access(struct file *file, pgoff_t index, u32 pages, enum wfs_access how, bool waits,
+			  struct wfs_ahead *ahead)
+{
+	struct wfs_file *wf = file->private_data;
+	struct inode *inode = file_inode(file);
+	struct wfs_ra_limits lim = {
+		.min = WFS_RA_MIN,
+		/* read_ahead_kb, see POSIX_FADV_SEQUENTIAL and POSIX_FADV_NORMAL too */
+		.max = file->f_mode & FMODE_RANDOM ? 0 : file->f_ra.ra_pages,
+		.pages = DIV_ROUND_UP_ULL(i_size_read(inode), PAGE_SIZE),
+	};
+	bool wants;
+
+	lim.min = min(lim.min, lim.max);
+	spin_lock(&wf->ra.lock);
+	wants = wfs_stream_access(&wf->ra.streams, index, pages, how, waits, &lim, ahead);
+	spin_unlock(&wf->ra.lock);
+	return wants;
+}
+
+/**
+ * wfs_ra_read - a file is about to be read
+ * @file: the file
+ * @pos: from where on
+ * @len: how much
+ *
+ * Asks for what is not there of it and for what comes next.
+ */
+void wfs_ra_read(struct file *file, loff_t pos, size_t len)
+{
+	struct address_space *mapping = file->f_mapping;
+	loff_t size = i_size_read(mapping->host);
+	struct wfs_ahead ahead;
+	pgoff_t first, last;
+	bool there;
+
+	if (!len || pos < 0 || pos >= size)
+		return;
+	len = min_t(u64, len, size - pos);
+	first = pos >> PAGE_SHIFT;
+	last = (pos + len - 1) >> PAGE_SHIFT;
+	there = wfs_has_page(mapping, last, true);
+	if (wfs_ra_access(file, first, last - first + 1, WFS_ACCESS_READ, !there, &ahead)) {
+		if (ahead.start > last || ahead.count > 1)
+			wfs_fill(file, first, last - first + 1);
+		wfs_fill_ahead(file, &ahead);
+	} else if (!there || !wfs_has_page(mapping, first, false)) {
+		wfs_fill(file, first, last - first + 1);
+	}
+}
+
+static void wfs_ra_work(struct work_struct *work)
+{
+	struct wfs_ra *ra = container_of(work, struct wfs_ra, work);
+	struct wfs_ahead todo[WFS_RA_TODO];
+	unsigned int i, nr;
+
+	spin_lock(&ra->lock);
+	nr = ra->nr_todo;
+	memcpy(todo, ra->todo, sizeof(todo));
+	ra->nr_todo = 0;
+	spin_unlock(&ra->lock);
+	for (i = 0; i < nr; i++)
+		wfs_fill_ahead(ra->file, &todo[i]);
+}
+
+/**
+ * wfs_ra_map_pages - map what is there around a fault
+ * @vmf: the fault
+ * @start: first page to map
+ * @end: last page
+ *
+ * Maps more than it was asked to: the fault costs more than the mapping.
+ *
+ * Context: atomic.
+ */
+vm_fault_t wfs_ra_map_pages(struct vm_fault *vmf, pgoff_t start, pgoff_t end)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct wfs_file *wf = vma->vm_file->private_data;
+	struct wfs_ra *ra = &wf->ra;
+	struct wfs_ahead ahead;
+	vm_fault_t ret;
+	bool full;
+
+	if (!(vma->vm_flags & VM_RAND_READ)) {
+		pgoff_t off = vmf->pgoff - vma->vm_pgoff, table = pte_index(vmf->address);
+
+		start = vmf->pgoff - min(off, table);
+		end = vmf->pgoff + min(vma_pages(vma) - off, PTRS_PER_PTE - table) - 1;
+	}
+	ret = filemap_map_pages(vmf, start, end);
+	if (!(ret & VM_FAULT_NOPAGE) || (vma->vm_flags & VM_RAND_READ))
+		return ret;
+
+	spin_lock(&ra->lock);
+	full = ra->nr_todo == WFS_RA_TODO;
+	spin_unlock(&ra->lock);
+	if (!full && wfs_ra_access(vma->vm_file, vmf->pgoff, end - vmf->pgoff + 1, WFS_ACCESS_FAULT, false, &ahead)) {
+		spin_lock(&ra->lock);
+		if (ra->nr_todo < WFS_RA_TODO)
+			ra->todo[ra->nr_todo++] = ahead;
+		spin_unlock(&ra->lock);
+		queue_work(wfs_dio_wq, &ra->work);
+	}
+	return ret;
+}
+
+/**
+ * wfs_ra_fault - a mapping's page has to be read or waited for
+ * @vmf: the fault
+ */
+vm_fault_t wfs_ra_fault(struct vm_fault *vmf)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct file *file = vma->vm_file;
+	struct wfs_ahead ahead;
+	pgoff_t first = vmf->pgoff;
+
+	if (vmf->flags & FAULT_FLAG_TRIED)
+		goto out;
+	if (wfs_has_page(file->f_mapping, first, true))
+		goto out;
+	if (vma->vm_flags & VM_RAND_READ) {
+		wfs_fill(file, first, 1);
+		goto out;
+	}
+	if (wfs_ra_access(file, first, 1, WFS_ACCESS_FAULT, true, &ahead))
+		wfs_fill_ahead(file, &ahead);
+	/* what lies before it too: a table of contents, the end of the last tensor */
+	first = max(round_down(first, WFS_RA_AROUND), vma->vm_pgoff);
+	if (!wfs_has_page(file->f_mapping, vmf->pgoff, false) || !wfs_has_page(file->f_mapping, first, false))
+		wfs_fill(file, first, WFS_RA_AROUND);
+out:
+	return filemap_fault(vmf);
+}
+
+void wfs_ra_init(struct wfs_ra *ra, struct file *file)
+{
+	memset(ra, 0, sizeof(*ra));
+	spin_lock_init(&ra->lock);
+	INIT_WORK(&ra->work, wfs_ra_work);
+	ra->file = file;
+}
+
+/* The file is released. */
+void wfs_ra_end(struct wfs_ra *ra)
+{
+	cancel_work_sync(&ra->work);
+}
