@@ -27,6 +27,7 @@ struct wfs_dirty {
 	} range[] __counted_by(max);
 };
 
+#define WFS_FOLIO_TRIES	16	/* to have memory for a folio before others have to do without */
 #define WFS_DIRTY_MIN	6u	/* ranges of a page: with them it has 64 bytes */
 
 static int wfs_writeback_folio(struct folio *folio, struct wfs_req **reqp, unsigned int want);
@@ -123,6 +124,43 @@ static bool wfs_release_folio(struct folio *folio, gfp_t gfp)
 
 /* ---- into the page cache ---- */
 
+static bool wfs_no_writes(struct wfs_session *sess, unsigned int phase)
+{
+	bool none;
+
+	spin_lock(&sess->wb_lock);
+	none = !sess->wb_count[phase];
+	spin_unlock(&sess->wb_lock);
+	return none;
+}
+
+/*
+ * The folio to write to, with a reference.  Where memory is short because of what has to go to the server first, that is
+ * sent and waited for: reclaim does not wait, and would rather have somebody killed, in a small memory cgroup for example.
+ */
+static struct folio *wfs_write_folio(struct address_space *mapping, pgoff_t index, unsigned int len)
+{
+	struct wfs_session *sess = wfs_sess(mapping->host->i_sb);
+	const fgf_t fgp = FGP_CREAT | FGP_WRITE | FGP_STABLE | FGP_FOR_MMAP | fgf_set_order(len);
+	gfp_t gfp = mapping_gfp_mask(mapping);
+	struct folio *folio;
+	unsigned int i;
+	int err;
+
+	for (i = 0; i < WFS_FOLIO_TRIES; i++) {
+		folio = __filemap_get_folio(mapping, index, fgp, gfp | __GFP_NORETRY | __GFP_NOWARN);
+		if (folio != ERR_PTR(-ENOMEM))
+			return folio;
+		filemap_flush(mapping);
+		if (wfs_no_writes(sess, 0) && wfs_no_writes(sess, 1))
+			break;
+		err = wfs_wait_writes(sess);
+		if (err)
+			return ERR_PTR(err);
+	}
+	return __filemap_get_folio(mapping, index, fgp, gfp);
+}
+
 static int wfs_write_begin(struct file *file, struct address_space *mapping, loff_t pos, unsigned int len,
 			   struct folio **foliop, void **fsdata)
 {
@@ -133,9 +171,7 @@ static int wfs_write_begin(struct file *file, struct address_space *mapping, lof
 	int err;
 
 again:
-	folio = __filemap_get_folio(mapping, pos >> PAGE_SHIFT,
-				    FGP_CREAT | FGP_WRITE | FGP_STABLE | FGP_FOR_MMAP | fgf_set_order(len),
-				    mapping_gfp_mask(mapping));
+	folio = wfs_write_folio(mapping, pos >> PAGE_SHIFT, len);
 	if (IS_ERR(folio))
 		return PTR_ERR(folio);
 	/* its lock may belong to a READ that waits for the server */
@@ -340,16 +376,6 @@ static void wfs_writeback_done(struct wfs_req *req)
 	if (!--sess->wb_count[req->wb_phase])
 		wake_up_all(&sess->wait);
 	spin_unlock(&sess->wb_lock);
-}
-
-static bool wfs_no_writes(struct wfs_session *sess, unsigned int phase)
-{
-	bool none;
-
-	spin_lock(&sess->wb_lock);
-	none = !sess->wb_count[phase];
-	spin_unlock(&sess->wb_lock);
-	return none;
 }
 
 /**
