@@ -39,16 +39,15 @@ static struct folio *wfs_new_folio(struct address_space *mapping, pgoff_t index,
 	if (index)
 		order = min_t(unsigned int, order, __ffs(index));
 	order = min_t(unsigned int, order, ilog2(end - index));
-	for (;; order = 0) {
+	do {
 		folio = filemap_alloc_folio(gfp, order);
 		if (folio && !filemap_add_folio(mapping, folio, index, gfp))
 			return folio;
+		/* no memory of that length, or a folio somewhere in the middle */
 		if (folio)
 			folio_put(folio);
-		/* there may be one somewhere in the middle */
-		if (!order)
-			return NULL;
-	}
+	} while (order--);
+	return NULL;
 }
 
 /* Read what the page cache does not have of @pages pages from @index on. */
@@ -129,6 +128,7 @@ static bool wfs_ra_access(struct file *file, pgoff_t index, u32 pages, enum wfs_
 	bool wants;
 
 	lim.min = min(lim.min, lim.max);
+	lim.full = min(2 * (wfs_sess(inode->i_sb)->opt.rsize >> PAGE_SHIFT), lim.max);
 	spin_lock(&wf->ra.lock);
 	wants = wfs_stream_access(&wf->ra.streams, index, pages, how, waits, &lim, ahead);
 	spin_unlock(&wf->ra.lock);

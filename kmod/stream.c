@@ -41,12 +41,15 @@ static struct wfs_stream *wfs_stream_victim(struct wfs_streams *s)
 }
 
 /* Does an access to [@first, @end) go on with what @st is? */
-static bool wfs_stream_continues(const struct wfs_stream *st, __u64 first, __u64 end)
+static bool wfs_stream_continues(const struct wfs_stream *st, __u64 first, __u64 end, enum wfs_access how)
 {
+	__u64 gap = how == WFS_ACCESS_FAULT ? GAP : 0;
+
 	switch (st->pattern) {
 	case WFS_PATTERN_ONCE:
-		return (first >= st->first && first <= st->next + GAP) ||
-		       (end <= st->next && end + GAP >= st->first);
+		/* without a gap, lest random reads of a small file look like that */
+		return (first >= st->first && first <= st->next + gap) ||
+		       (end <= st->next && end + gap >= st->first);
 	case WFS_PATTERN_FORWARD:
 		/* also within what was read ahead: of a mapping only some accesses are seen */
 		return first + GAP >= st->first && first <= max(st->next, st->ahead) + GAP;
@@ -115,7 +118,20 @@ static void wfs_stream_continue(struct wfs_streams *s, struct wfs_stream *st, __
 	st->next = end;
 }
 
-static void wfs_stream_grow(struct wfs_stream *st, __u32 pages, enum wfs_access how, bool waits,
+/* Is half of what was read ahead used up? */
+static bool wfs_stream_due(const struct wfs_stream *st)
+{
+	switch (st->pattern) {
+	case WFS_PATTERN_FORWARD:
+		return st->ahead <= st->next + st->window / 2;
+	case WFS_PATTERN_BACKWARD:
+		return st->ahead + st->window / 2 >= st->first;
+	default:
+		return false;
+	}
+}
+
+static void wfs_stream_grow(struct wfs_stream *st, __u32 pages, enum wfs_access how, bool waits, bool due,
 			    const struct wfs_ra_limits *lim)
 {
 	__u64 growth = how == WFS_ACCESS_FAULT ? FAULT_GROWTH : 2;
@@ -124,6 +140,8 @@ static void wfs_stream_grow(struct wfs_stream *st, __u32 pages, enum wfs_access 
 
 	if (waits)
 		window = max(window, growth * st->window);
+	else if (due && st->window < lim->full)
+		window = max(window, min((__u64)lim->full, growth * st->window));
 	st->window = min(window, (__u64)lim->max);
 }
 
@@ -190,7 +208,7 @@ bool wfs_stream_access(struct wfs_streams *s, __u64 first, __u32 pages, enum wfs
 
 	s->clock++;
 	for (st = s->stream; st < s->stream + WFS_STREAMS; st++)
-		if (wfs_stream_continues(st, first, first + pages))
+		if (wfs_stream_continues(st, first, first + pages, how))
 			break;
 	if (st < s->stream + WFS_STREAMS) {
 		wfs_stream_continue(s, st, first, first + pages);
@@ -201,6 +219,6 @@ bool wfs_stream_access(struct wfs_streams *s, __u64 first, __u32 pages, enum wfs
 	st->used = s->clock;
 	if (st->pattern == WFS_PATTERN_ONCE || !lim->max)
 		return false;
-	wfs_stream_grow(st, pages, how, waits, lim);
+	wfs_stream_grow(st, pages, how, waits, wfs_stream_due(st), lim);
 	return wfs_stream_wants(st, lim, ahead);
 }

@@ -95,11 +95,13 @@ struct wfs_ahead {
 /**
  * struct wfs_ra_limits - what windows may be
  * @min: pages that a stream begins with, at least 1
+ * @full: pages from which on it only grows when somebody has to wait: requests are as long as they may be then
  * @max: pages that it may grow to, at least @min; 0: nothing is read ahead
  * @pages: length of the file
  */
 struct wfs_ra_limits {
 	__u32	min;
+	__u32	full;
 	__u32	max;
 	__u64	pages;
 };

@@ -19,6 +19,7 @@
 
 #define FILE_PAGES	262144u	/* 1 GiB */
 #define MIN_PAGES	32u
+#define FULL_PAGES	512u
 #define MAX_PAGES	4096u
 
 /* asked[page]: the time when it was asked for, plus 1; 0: never */
@@ -36,7 +37,9 @@ static void play_begin(struct play *p, unsigned int delay)
 {
 	memset(p, 0, sizeof(*p));
 	memset(asked, 0, sizeof(asked));
-	p->lim = (struct wfs_ra_limits){ .min = MIN_PAGES, .max = MAX_PAGES, .pages = FILE_PAGES };
+	p->lim = (struct wfs_ra_limits){
+		.min = MIN_PAGES, .full = FULL_PAGES, .max = MAX_PAGES, .pages = FILE_PAGES,
+	};
 	p->delay = delay;
 }
 
@@ -128,7 +131,7 @@ TEST(the_window_is_what_the_delay_needs)
 		for (unsigned int i = 0; i < 50000; i++)
 			play_access(&p, i, 1, WFS_ACCESS_READ);
 		EXPECT_GE(p.streams.stream[0].window, delay);
-		EXPECT_LE(p.streams.stream[0].window, max(8 * delay, 2 * MIN_PAGES));
+		EXPECT_LE(p.streams.stream[0].window, max(8 * delay, FULL_PAGES));
 	}
 }
 
@@ -151,7 +154,7 @@ TEST(random_reads_read_nothing_else)
 	for (unsigned int i = 0; i < 5000; i++)
 		play_access(&p, 1 + rand() % (FILE_PAGES - 1), 1, WFS_ACCESS_READ);
 	/* some follow each other by chance */
-	EXPECT_LE(p.read, 5000ul + 40 * 2 * MIN_PAGES);
+	EXPECT_LE(p.read, 5000ul + 10 * MIN_PAGES);
 }
 
 TEST(backward)
@@ -255,10 +258,11 @@ TEST(a_limit_of_nothing_reads_nothing_and_a_stream_comes_back)
 	unsigned int i;
 
 	play_begin(&p, 5);
-	p.lim.min = p.lim.max = 0;
+	p.lim.min = p.lim.full = p.lim.max = 0;
 	for (i = 0; i < 100; i++)
 		EXPECT_FALSE(wfs_stream_access(&p.streams, i, 1, WFS_ACCESS_READ, true, &p.lim, &ahead));
 	p.lim.min = MIN_PAGES;
+	p.lim.full = FULL_PAGES;
 	p.lim.max = MAX_PAGES;
 	for (; i < 2000; i++)
 		play_access(&p, i, 1, WFS_ACCESS_READ);
