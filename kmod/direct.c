@@ -389,7 +389,11 @@ static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write
 		inode_dio_end(inode);
 		return -ENOMEM;
 	}
-	spin_lock_init(&dio->lock);
+	/* two classes for lockdep: that of a write is never taken in softirq, and others are within it that must not be */
+	if (write)
+		spin_lock_init(&dio->lock);
+	else
+		spin_lock_init(&dio->lock);
 	dio->inode = inode;
 	dio->iocb = sync ? NULL : iocb;
 	refcount_set(&dio->ref, sync ? 2 : 1);
