@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
+# timeout: 800
 """Tests of wfsd by a client of its own, without the module.
 
 Run as root: server_test.py [-v] [-l] [NAME]...
