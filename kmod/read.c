@@ -34,7 +34,8 @@ static void wfs_read_landed(struct wfs_req *req)
 	while (req->landed_bvec < req->nr_bvec) {
 		size_t len = req->bvec[req->landed_bvec].bv_len;
 
-		if (req->data_len - req->landed < len)
+		/* less than @landed when the reply is received once more */
+		if (req->data_len < req->landed + len)
 			break;
 		req->landed += len;
 		folio_end_read(page_folio(req->bvec[req->landed_bvec++].bv_page), true);
