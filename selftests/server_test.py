@@ -13,9 +13,11 @@ anything of a sanitizer, or does not end by SIGTERM with 0.
 
 import collections
 import contextlib
+import ctypes
 import errno
 import fcntl
 import itertools
+import mmap
 import os
 import random
 import re
@@ -1265,6 +1267,181 @@ def mover_sendfile(s):
     mover_test(s)
 
 
+# ---- what is not in the page cache ----
+
+@contextlib.contextmanager
+def stopped_disk(s):
+    """Reads of the export's disk that the server asks for do not come before this ends."""
+    dev = os.stat(s.dir).st_dev
+    dev = "%d:%d" % (os.major(dev), os.minor(dev))
+    if os.path.exists("/sys/fs/cgroup/blkio"):
+        group, file, stop, go = "/sys/fs/cgroup/blkio/", "blkio.throttle.read_bps_device", " 1", " 0"
+    else:
+        group, file, stop, go = "/sys/fs/cgroup/", "io.max", " rbps=1", " rbps=max"
+    group += "wfsd-test-%d" % os.getpid()
+
+    def write(file, value):
+        with open(group + "/" + file, "w") as f:
+            f.write(value)
+    try:
+        if file == "io.max":
+            with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as f:
+                f.write("+io")
+        os.mkdir(group)
+        write(file, dev + go)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            os.rmdir(group)
+        raise Skip("no cgroup that stops a disk: %s" % e) from None
+    try:
+        write("cgroup.procs", str(s.proc.pid))
+        write(file, dev + stop)
+        yield
+    finally:
+        write(file, dev + go)
+        with open(os.path.dirname(group) + "/cgroup.procs", "w") as f:
+            f.write(str(s.proc.pid))
+        until(lambda: not subprocess.run(["rmdir", group], stderr=subprocess.DEVNULL).returncode, 20,
+              "threads that have ended leave the cgroup")
+
+
+def make_cold(s, *names):
+    for name in names:
+        fd = os.open(s.path(name), os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+def counters(s, line):
+    """The counters of a line of SIGUSR1's."""
+    seen = len(s.stderr())
+    s.proc.send_signal(signal.SIGUSR1)
+    until(lambda: re.search("stats: %s .*\n" % line, s.stderr()[seen:]), 10, "counters")
+    words = re.search("stats: %s (.*)\n" % line, s.stderr()[seen:]).group(1).split()
+    return dict(zip(words[::2], map(int, words[1::2])))
+
+
+def cold_test(s, mover):
+    """READs wait for their data; nobody else does, not on the same connection either."""
+    s.start(args=["--threads", "1", "--mover", mover])
+    c, other, dies = conn(s), conn(s), conn(s)
+    content, sizes = os.urandom(8 << 20), (1, 4096, 16384, 16385, 100000, 1 << 20, 4 << 20)
+    for name in ("hot", "cold"):
+        with open(s.path(name), "wb") as f:
+            f.write(content)
+    hot, cold = (c.open(c.lookup(c.root, name)[0], O_READ) for name in ("hot", "cold"))
+
+    def hot_reads(c):
+        for size in sizes:
+            check(c.wait(c.send(READ, b_read(hot, 4096, size))).data == content[4096:4096 + size], True)
+    hot_reads(c)
+    alone = timed(lambda: hot_reads(c))
+    check(counters(s, "cold")["reads"], 0, "cold READs")
+    make_cold(s, "cold")
+    with stopped_disk(s):
+        # From the end, where nothing is read ahead that is asked for later.
+        asked = [(i << 18, sizes[i % len(sizes)]) for i in reversed(range(20))]
+        tags = [c.send(READ, b_read(cold, *ask)) for ask in asked]
+        took = timed(lambda: hot_reads(c))
+        assert took < 1 + 10 * alone, "hot READs took %.1f s beside cold ones, alone %.1f s" % (took, alone)
+        check(counters(s, "cold")["reads"], len(asked), "cold READs")
+        # One has not so many under way that nobody else is served; and it may go before they are done.
+        for _ in range(200):
+            dies.send(READ, b_read(cold, 6 << 20, 65536))
+        took = timed(lambda: hot_reads(other))
+        assert took < 1 + 10 * alone, "another's took %.1f s beside cold ones, alone %.1f s" % (took, alone)
+        assert counters(s, "cold")["reads"] <= len(asked) + 32, counters(s, "cold")
+        dies.close()
+        hot_reads(c)
+        c.sock.settimeout(0.3)
+        try:
+            c.recv()
+        except socket.timeout:
+            pass
+        else:
+            raise AssertionError("answered without its data")
+        c.sock.settimeout(30)
+    for tag, (offset, size) in zip(tags, asked):
+        check(c.wait(tag).data == content[offset:offset + size], True, "%d bytes at %d" % (size, offset))
+    c.close()
+    other.close()
+    s.stop()
+
+
+@test(fs="ext4", start=False)
+def cold_reads_stall_nobody(s):
+    for mover in ("sendfile", "splice", "read", "mmap", "uring"):
+        cold_test(s, mover)
+
+
+@test(fs="ext4", args=["--threads", "1"])
+def cold_output_stalls_nobody(s):
+    """What was in the page cache when it was asked for, and is not any more when its client takes it."""
+    c, slow = conn(s), conn(s, rcvbuf=4096)
+    content = os.urandom(8 << 20)
+    with open(s.path("f"), "wb") as f:
+        f.write(content)
+    os.sync()
+    io = slow.open(slow.lookup(slow.root, "f")[0], O_READ)
+    tags = [slow.send(READ, b_read(io, at, 4 << 20)) for at in (0, 4 << 20)]
+    alone = timed(lambda: [c.getattr(c.root) for _ in range(100)])
+    check(counters(s, "cold")["output"], 0)
+    time.sleep(3)
+    make_cold(s, "f")
+    got = []
+    taker = threading.Thread(target=lambda: got.extend(slow.wait(tag).data for tag in tags))
+    with stopped_disk(s):
+        taker.start()
+        until(lambda: counters(s, "cold")["output"] == 1, 10, "the connection waits for the disk")
+        took = timed(lambda: [c.getattr(c.root) for _ in range(100)])
+        assert took < 1 + 10 * alone, "requests took %.1f s beside cold output, alone %.1f s" % (took, alone)
+    taker.join()
+    check(b"".join(got) == content, True)
+
+
+def resident(path, offset, count):
+    """Of these bytes, those that are in the page cache."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p] + [ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+    pages = (ctypes.c_ubyte * (count // 4096))()
+    with open(path, "rb") as f:
+        at = libc.mmap(None, count, mmap.PROT_READ, mmap.MAP_SHARED, f.fileno(), offset)
+        check(libc.mincore(ctypes.c_void_p(at), ctypes.c_size_t(count), pages), 0)
+        libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t(count))
+    return 4096 * sum(p & 1 for p in pages)
+
+
+@test(fs="ext4")
+def streams_are_read_ahead(s):
+    """Of the disk, farther than the kernel does; also when several clients read, and what they ask for comes out of order."""
+    with open(s.path("f"), "wb") as f:
+        for _ in range(64):
+            f.write(os.urandom(1 << 20))
+    make_cold(s, "f")
+    a, b = conn(s), conn(s)
+    io = a.open(a.lookup(a.root, "f")[0], O_READ)
+    # Here and there, or backwards: that is no stream.
+    for at in range(56, 40, -1):
+        a.read(io, at << 20, 4096)
+    for at in range((64 << 20) - 65536, 62 << 20, -65536):
+        a.read(io, at, 65536)
+    check(counters(s, "cold")["ahead"], 0)
+    for at in range(0, 2 << 20, 1 << 18):
+        tags = [(c, c.send(READ, b_read(io, base + at + part, 1 << 16)))
+                for part in (1 << 16, 0, 3 << 16, 2 << 16) for c, base in ((a, 0), (b, 20 << 20))]
+        for c, tag in tags:
+            check(len(c.wait(tag).data), 1 << 16)
+    for base in (0, 20 << 20):
+        until(lambda: resident(s.path("f"), base + (2 << 20), 1 << 20) == 1 << 20, 20, "the next MiB is there")
+    # What is hot anyway is left alone.
+    before = counters(s, "cold")
+    for at in range(0, 2 << 20, 1 << 16):
+        a.read(io, at, 1 << 16)
+    check(counters(s, "cold"), before)
+
+
 class Disk:
     """A disk that can be made to fail, and a file system on it."""
 
@@ -1322,12 +1499,10 @@ def disk_fails(s):
         sh("sync; echo 3 >/proc/sys/vm/drop_caches")
         check(c.read(g.io, 0, 4096), b"g" * 4096)
         disk.fail()
-        # Cold data: the connection has to go; who asks again gets the error, and only for that file.
-        with contextlib.suppress(Closed):
-            check(c.call(READ, b_read(f.io, 65536, 65536)).status, errno.EIO)
-        c = conn(s)
-        with fails(errno.EIO):
-            c.read(f.io, 65536, 65536)
+        # Cold data: who asks for it gets the error, and only for that file.
+        for _ in range(2):
+            with fails(errno.EIO):
+                c.read(f.io, 65536, 65536)
         check(other.read(g.io, 0, 4096), b"g" * 4096)
         # Written data that does not reach the disk: an error for one, another verifier for all.
         before = c.verifier

@@ -30,7 +30,7 @@
 #define FLUSH_REPLIES	16		/* replies that are sent together */
 #define FLUSH_BYTES	(64u << 10)	/* bytes */
 
-#define OUT_REPLIES	32		/* more than that unsent: no further request is begun */
+#define OUT_REPLIES	32		/* more than that unsent or waiting for the disk: no further request is begun */
 #define OUT_BYTES	(256u << 10)
 #define OUT_BYTES_ALL	(256ul << 20)	/* of all connections, then only one reply for each */
 #define CONN_STUCK	8
@@ -237,6 +237,7 @@ static struct chunk *append(struct worker *w, struct conn *c, const struct wfs_r
 		ch->file = rep->file;
 		ch->pos = rep->offset;
 		ch->left = rep->data_len;
+		ch->seen = now_seconds();
 		rep->file = NULL;
 	} else {
 		/* Accounted for as room that the chunk does not have in itself. */
@@ -291,21 +292,14 @@ static void answer(struct worker *w, struct conn *c, const struct request *rq, i
 }
 
 /* Answer a request that has waited, which has counted as busy. */
-static void unpark(struct conn *c, uint16_t slot, uint32_t seq, int status, const void *body, size_t len)
+static void unpark(struct conn *c, uint8_t op, uint16_t slot, uint32_t seq, int status, struct reply *rep)
 {
 	struct request rq;
-	struct reply rep;
 
-	rq.op = WFS_OP_LOCK;
+	rq.op = op;
 	rq.slot = slot;
 	rq.seq = seq;
-	rep.body_len = len;
-	rep.data_len = 0;
-	rep.info = 0;
-	rep.data = NULL;
-	rep.file = NULL;
-	memcpy(rep.body, body, len);
-	answer(NULL, c, &rq, status, &rep);
+	answer(NULL, c, &rq, status, rep);
 	loop_queue(c);
 	put(c);
 }
@@ -313,24 +307,44 @@ static void unpark(struct conn *c, uint16_t slot, uint32_t seq, int status, cons
 /* The connection ends: nobody waits any more; who still wants it asks again. */
 static void unpark_all(struct conn *c)
 {
+	struct reply rep = { };
 	uint16_t slot;
 	uint32_t seq;
 
 	while (lock_abandon(c, &slot, &seq))
-		unpark(c, slot, seq, -EAGAIN, "", 0);
+		unpark(c, WFS_OP_LOCK, slot, seq, -EAGAIN, &rep);
 }
 
 /**
  * conn_unpark - a request that op_run() has parked has its result
+ * @rep: its data and file are taken over
  *
  * Context: no lock is held.
  */
-void conn_unpark(struct conn *c, uint16_t slot, uint32_t seq, int status, const void *body, size_t len)
+void conn_unpark(struct conn *c, uint8_t op, uint16_t slot, uint32_t seq, int status, struct reply *rep)
 {
 	struct loop *l = c->loop;
 
 	pthread_mutex_lock(&l->lock);
-	unpark(c, slot, seq, status, body, len);
+	if (op == WFS_OP_READ)
+		atomic_fetch_sub(&c->cold, 1);
+	unpark(c, op, slot, seq, status, rep);
+	pthread_mutex_unlock(&l->lock);
+}
+
+/**
+ * conn_output_warm - cold_output() is done
+ *
+ * Context: no lock is held.
+ */
+void conn_output_warm(struct conn *c)
+{
+	struct loop *l = c->loop;
+
+	pthread_mutex_lock(&l->lock);
+	c->sending = false;
+	loop_queue(c);
+	put(c);
 	pthread_mutex_unlock(&l->lock);
 }
 
@@ -389,11 +403,32 @@ static bool send_bytes(struct conn *c)
 	return true;
 }
 
+/* The client has taken its time, and there may have been no memory to keep the file's data for so long. */
+static bool became_cold(struct worker *w, struct conn *c, struct chunk *ch)
+{
+	size_t len = MIN(ch->left, SEND_MAX);
+
+	if (now_seconds() <= ch->seen + 1)
+		return false;
+	ch->seen = now_seconds();
+	if (cold_has(&w->cred, ch->file->fd, ch->pos, len))
+		return false;
+	c->sending = true;
+	c->busy++;
+	if (cold_output(c, ch->file, ch->pos, len))
+		return true;
+	c->sending = false;
+	c->busy--;
+	return false;
+}
+
 static bool send_file(struct worker *w, struct conn *c)
 {
 	struct chunk *ch = TAILQ_FIRST(&c->out);
 	ssize_t n;
 
+	if (became_cold(w, c, ch))
+		return false;
 	/* Before the call: an event that comes during it must not be forgotten after it. */
 	socket_full(c);
 	c->sending = true;
@@ -732,7 +767,7 @@ static bool payload_step(struct worker *w, struct conn *c)
  */
 static bool may_begin(struct conn *c)
 {
-	if (c->out_replies >= OUT_REPLIES || c->out_bytes >= OUT_BYTES)
+	if (c->out_replies + atomic_load(&c->cold) >= OUT_REPLIES || c->out_bytes >= OUT_BYTES)
 		return false;
 	if (c->out_replies && atomic_load_explicit(&stats.out_bytes, memory_order_relaxed) >=
 	    OUT_BYTES_ALL)

@@ -94,7 +94,7 @@ static struct file *insert(const struct wfs_fh *fh, int fd, bool rdonly)
 		return NULL;
 	}
 	*file = (struct file){ .fh = *fh, .fd = fd, .refs = 2, .rdonly = rdonly, .cached = true,
-			       .used = now_seconds() };
+			       .used = now_seconds(), .stream_lock = PTHREAD_MUTEX_INITIALIZER };
 
 	pthread_mutex_lock(&sh->lock);
 	other = find(sh, fh);

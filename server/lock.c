@@ -406,14 +406,15 @@ static void tell(struct waiters *done)
 	struct waiter *w;
 
 	while ((w = TAILQ_FIRST(done))) {
-		struct wfs_lock_rep rep = {
+		struct reply rep = { .body_len = sizeof(struct wfs_lock_rep) };
+
+		*(struct wfs_lock_rep *)rep.body = (struct wfs_lock_rep){
 			.start = htole64(w->c.start),
 			.end = htole64(w->c.end),
 			.type = htole32(w->c.type),
 		};
-
 		TAILQ_REMOVE(done, w, list);
-		conn_unpark(w->conn, w->slot, w->seq, w->status, &rep, sizeof(rep));
+		conn_unpark(w->conn, WFS_OP_LOCK, w->slot, w->seq, w->status, &rep);
 		free(w);
 	}
 }

@@ -419,6 +419,7 @@ int main(int argc, char **argv)
 	orphan_init();
 	session_init();
 	lock_init();
+	cold_init();
 	loops_start();
 	log_msg("serving %s%s", cfg.export, cfg.read_only ? " read-only" : "");
 	notify_systemd("READY=1");

@@ -589,7 +589,8 @@ static int op_session(struct op_ctx *op)
 
 /*
  * Read now instead of when the reply is sent.  When the disk has errors this is how to answer with one of them; and
- * of little data a copy costs less than a system call for each reply, since many then leave in one.
+ * of little data a copy costs less than a system call for each reply, since many then leave in one.  -EAGAIN when
+ * it is not in the page cache.
  */
 static int read_data(struct op_ctx *op, struct file *file)
 {
@@ -598,11 +599,10 @@ static int read_data(struct op_ctx *op, struct file *file)
 	if (!reply_data(op, len))
 		return -ENOMEM;
 	while (done < len) {
-		ssize_t n = pread(file->fd, op->rep->data + done, len - done,
-				  op->rq->offset + done);
+		ssize_t n = cold_pread(op->cred, file->fd, op->rep->data + done, len - done, op->rq->offset + done);
 
 		if (n < 0)
-			return -errno;
+			return n;
 		if (!n)
 			break;
 		done += n;
@@ -611,34 +611,53 @@ static int read_data(struct op_ctx *op, struct file *file)
 	return 0;
 }
 
+/* What there is of the data, into the reply's data_len; 0, -errno, or -EAGAIN when it is known to be on the disk only. */
+static int read_size(struct op_ctx *op, struct file *file)
+{
+	const struct request *rq = op->rq;
+	uint32_t len = rq->count;
+	struct stat st;
+	bool there = false;
+
+	if (len > READ_COPY)
+		there = cold_has(op->cred, file->fd, rq->offset, len);
+	if (!there) {
+		if (fstat(file->fd, &st))
+			return -errno;
+		if ((uint64_t)st.st_size <= rq->offset)
+			return 0;
+		len = MIN((uint64_t)st.st_size - rq->offset, len);
+		there = len <= READ_COPY || (len < rq->count && cold_has(op->cred, file->fd, rq->offset, len));
+	}
+	op->rep->data_len = len;
+	return there ? 0 : -EAGAIN;
+}
+
 static int op_read(struct op_ctx *op)
 {
 	const struct request *rq = op->rq;
+	struct reply *rep = op->rep;
 	struct file *file;
-	struct stat st;
 	int err;
 
 	err = file_get(op->cred, &rq->fh, &file);
 	if (err)
 		return err;
-	if (!(handle_rights(&rq->fh) & FH_READ))
-		err = -EBADF;
-	else if (fstat(file->fd, &st))
-		err = -errno;
-	if (err || (uint64_t)st.st_size <= rq->offset) {
-		file_put(file);
-		return err;
+	err = handle_rights(&rq->fh) & FH_READ ? read_size(op, file) : -EBADF;
+	if (!err && rep->data_len) {
+		if (rep->data_len <= READ_COPY || atomic_load_explicit(&file->suspect, memory_order_relaxed)) {
+			err = read_data(op, file);
+		} else {
+			rep->offset = rq->offset;
+			rep->file = file_ref(file);
+		}
 	}
-	op->rep->data_len = MIN((uint64_t)st.st_size - rq->offset, rq->count);
-	if (op->rep->data_len <= READ_COPY ||
-	    atomic_load_explicit(&file->suspect, memory_order_relaxed)) {
-		err = read_data(op, file);
-		file_put(file);
-	} else {
-		op->rep->offset = rq->offset;
-		op->rep->file = file;
-	}
-	stat_add(&stats.bytes_read, op->rep->data_len);
+	if (!err)
+		stat_add(&stats.bytes_read, rep->data_len);
+	if (err == -EAGAIN)
+		err = cold_read(op, file);
+	cold_stream(file, rq->offset, rep->data_len);
+	file_put(file);
 	return err;
 }
 

@@ -22,11 +22,16 @@ static const char *const op_names[WFS_OP__COUNT] = {
 
 void stats_dump(void)
 {
+	unsigned int waiting, threads;
+
 	log_msg("stats: connections %u accepted %lu rejected %lu replayed %lu sessions %u files %u",
 		loops_conns(), stats.accepted, stats.rejected, stats.replayed, session_count(), file_cached());
 	log_msg("stats: bytes_read %lu bytes_written %lu held_output %lu", stats.bytes_read,
 		stats.bytes_written, stats.out_bytes);
 	log_msg("stats: lends %lu failed %lu", stats.lends, stats.lend_failed);
+	cold_counts(&waiting, &threads);
+	log_msg("stats: cold reads %lu output %lu ahead %lu waiting %u threads %u", stats.cold_reads,
+		stats.cold_output, stats.cold_ahead, waiting, threads);
 	for (unsigned int op = 1; op < WFS_OP__COUNT; op++)
 		if (stats.requests[op])
 			log_msg("stats: %s requests %lu errors %lu", op_names[op],

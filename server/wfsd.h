@@ -3,7 +3,7 @@
  * wfsd.h - what the server's files share, grouped by the file that defines it.
  *
  * Order of locks, outermost first; one that is not listed is a leaf:
- *	loop.lock > sessions_lock, table_lock (lock.c)
+ *	loop.lock > sessions_lock, table_lock (lock.c), pool_lock (cold.c)
  *	dir lock (change.c) > inode lock, dir_lock (both orphan.c) > table_lock (orphan.c) >
  *		hold shard (hold.c), cache shard (file.c)
  * A dir lock is taken by an operation, which runs without the loop's lock.
@@ -169,6 +169,20 @@ void cred_umask(struct cred *cred, mode_t mask);
 
 /* ---- file.c ---- */
 
+#define FILE_STREAMS	4
+
+/**
+ * struct file_stream - somebody reads a file from one end to the other; see cold_stream()
+ * @start, @next: the first byte that was read, and the one behind the last
+ * @bytes: that it has read; all between those two, if it is what it seems
+ * @ahead: how far the disk has been asked
+ */
+struct file_stream {
+	uint64_t	start, next;
+	uint64_t	bytes;
+	uint64_t	ahead;
+};
+
 /**
  * struct file - an open file of the cache, shared by all who present the same handle
  * @fh: the key: rights included, so that a handle gets what it was granted and not more
@@ -176,6 +190,7 @@ void cred_umask(struct cred *cred, mode_t mask);
  * @refs: one for the cache while it is in there, one for each user
  * @suspect: reading it failed after a reply had been promised: read first, promise then
  * @rdonly: the handle has the right to write, but the disk was read-only when it was opened
+ * @cold_until: in seconds: had data that was not in the page cache, so streams are looked for until then
  */
 struct file {
 	struct wfs_fh		fh;
@@ -183,6 +198,10 @@ struct file {
 	atomic_uint		refs;
 	atomic_bool		suspect;
 	bool			rdonly;
+	_Atomic time_t		cold_until;
+	pthread_mutex_t		stream_lock;	/* these two */
+	struct file_stream	streams[FILE_STREAMS];
+	unsigned int		oldest_stream;
 	bool			cached;		/* these four: under the shard's lock */
 	time_t			used;
 	LIST_ENTRY(file)	hash;
@@ -370,6 +389,16 @@ int open_in(int dirfd, const char *name, int flags);
 int open_file_of(int fd, int flags);		/* opens again what an O_PATH fd stands for */
 int setup_entry(int fd, const struct session *s, struct wfs_entry *entry, struct statx *stx);
 
+/* ---- cold.c ---- */
+
+void cold_init(void);
+ssize_t cold_pread(struct cred *cred, int fd, void *buf, size_t len, off_t offset);
+bool cold_has(struct cred *cred, int fd, off_t offset, size_t len);
+int cold_read(struct op_ctx *op, struct file *file);
+void cold_stream(struct file *file, uint64_t offset, size_t len);
+bool cold_output(struct conn *conn, struct file *file, off_t offset, size_t len);
+void cold_counts(unsigned int *waiting, unsigned int *threads);
+
 /* ---- readdir.c ---- */
 
 int op_readdir(struct op_ctx *op);
@@ -409,6 +438,7 @@ int mover_select(const char *name);
  *	@pos
  * @start, @end: what is to be sent yet of buf or data
  * @left: what is to be sent yet of @file
+ * @seen: when that was in the page cache, in seconds
  * @replies: that end in this chunk
  */
 struct chunk {
@@ -417,6 +447,7 @@ struct chunk {
 	struct file		*file;
 	off_t			pos;
 	size_t			left;
+	time_t			seen;
 	uint32_t		start, end, room;
 	unsigned int		replies;
 	char			buf[];
@@ -432,7 +463,8 @@ enum conn_state {
 /**
  * struct conn - a connection; all of it belongs to the loop and its lock
  * @busy: threads that work for it without the lock, and requests that wait
- * @parked: requests that wait, under table_lock (lock.c)
+ * @parked: LOCKs that wait, under table_lock (lock.c)
+ * @cold: READs that wait for the disk; without a lock
  * @stuck: those of them that did not come back soon, so that the loop went on without them
  * @reading: a thread in a call is in the middle of the input, nobody else may touch it
  * @sending: the same for the output
@@ -451,6 +483,7 @@ struct conn {
 	bool			reading, sending;
 	unsigned int		busy, stuck;
 	unsigned int		parked;
+	atomic_uint		cold;
 	TAILQ_ENTRY(conn)	runq, throttled_link, timed_link;
 	LIST_ENTRY(conn)	all;
 	time_t			deadline;	/* while timed */
@@ -483,7 +516,8 @@ void conn_event(struct conn *c, uint32_t events);
 void conn_kill(struct conn *c);
 void conn_free(struct conn *c);
 void conn_finish(struct conn *c);
-void conn_unpark(struct conn *c, uint16_t slot, uint32_t seq, int status, const void *body, size_t len);
+void conn_unpark(struct conn *c, uint8_t op, uint16_t slot, uint32_t seq, int status, struct reply *rep);
+void conn_output_warm(struct conn *c);
 void conn_shed(struct conn *c);
 
 /* ---- loop.c ---- */
@@ -560,6 +594,8 @@ struct stats {
 	atomic_ulong	requests[WFS_OP__COUNT], errors[WFS_OP__COUNT];
 	atomic_ulong	bytes_read, bytes_written, accepted, rejected, replayed, lends, lend_failed;
 	atomic_ulong	out_bytes;	/* heap held by replies, now */
+	atomic_ulong	cold_reads, cold_output;	/* that waited for the disk */
+	atomic_ulong	cold_ahead;	/* bytes */
 };
 extern struct stats stats;
 void stats_dump(void);
