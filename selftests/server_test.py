@@ -101,7 +101,7 @@ class Conn:
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         self.sock.settimeout(30)
-        self.sock.connect(("127.0.0.1", server.port))
+        self.sock.connect((server.addr, server.port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.cred = cred
         self.slots = list(range(256))
@@ -455,6 +455,8 @@ def find_server():
 
 class Server:
     """A directory with an export (a file system of its own), the state, and the server."""
+
+    addr = "127.0.0.1"
 
     def __init__(self, fs="tmpfs", size="512m", args=(), start=True):
         self.base = tempfile.mkdtemp(prefix="wfsd-test.")
@@ -1265,6 +1267,89 @@ def mover_uring(s):
 @test(args=["--mover", "sendfile"])
 def mover_sendfile(s):
     mover_test(s)
+
+
+# ---- where connections are served ----
+
+class Wire:
+    """Two network namespaces and two network cards, whose packets one chooses the CPU for."""
+
+    def __init__(self):
+        self.names = ["wfsd-test-%d-%s" % (os.getpid(), end) for end in ("server", "client")]
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.home = os.open("/proc/self/ns/net", os.O_RDONLY)
+        try:
+            for name in self.names:
+                sh("ip netns add " + name)
+            sh("ip -n {0} link add eth type veth peer name eth netns {1}".format(*self.names))
+            for i, name in enumerate(self.names):
+                # So it has a queue, as a card has.
+                sh("ip netns exec {0} ethtool -K eth gro on tso off; ip -n {0} addr add 198.51.100.{1}/24 dev eth;"
+                   "ip -n {0} link set eth up; ip -n {0} link set lo up".format(name, i + 1))
+            self.cpu(0)
+            self.cpu(1)
+        except subprocess.CalledProcessError as e:
+            self.remove()
+            raise Skip("no network cards with two CPUs: %s" % e.stdout.strip()) from None
+
+    def cpu(self, cpu):
+        """The server's packets arrive there."""
+        sh("ip netns exec %s sh -c 'echo %x >/sys/class/net/eth/queues/rx-0/rps_cpus'" % (self.names[0], 1 << cpu))
+
+    @contextlib.contextmanager
+    def at(self, end):
+        with open("/run/netns/" + self.names[end]) as ns:
+            check(self.libc.setns(ns.fileno(), 0), 0)
+        try:
+            yield
+        finally:
+            check(self.libc.setns(self.home, 0), 0)
+
+    def remove(self):
+        os.close(self.home)
+        for name in self.names:
+            subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
+
+
+@test(start=False)
+def connections_follow_their_packets(s):
+    if not {0, 1} <= os.sched_getaffinity(0):
+        raise Skip("needs CPUs 0 and 1")
+    wire = Wire()
+    try:
+        with wire.at(0):
+            os.sched_setaffinity(0, {0, 1})
+            s.start(args=["--threads", "2", "--listen", "198.51.100.1:0"])
+        s.addr = "198.51.100.1"
+        s.port = int(re.search(r"listening on 198.51.100.1:(\d+)", s.stderr()).group(1))
+        conns = []
+
+        def work():
+            for _ in range(10):
+                tags = [(c, at, c.send(READ, b_read(io, at, 100000))) for c in conns for at in range(0, 1 << 20, 100000)]
+                for c, at, tag in tags:
+                    check(c.wait(tag).data == content[at:at + 100000], True)
+
+        def loops():
+            work()
+            return [counters(s, "loop %d" % i)["connections"] for i in (0, 1)]
+
+        wire.cpu(0)
+        content = os.urandom(2 << 20)
+        with open(s.path("f"), "wb") as f:
+            f.write(content)
+        with wire.at(1):
+            conns.append(conn(s))
+            io = conns[0].open(conns[0].lookup(conns[0].root, "f")[0], O_READ)
+            conns += [conn(s) for _ in range(3)]
+        # All want to be on one CPU, but no loop is left with nothing.
+        until(lambda: loops() == [3, 1], 20, "connections go to CPU 0")
+        wire.cpu(1)
+        until(lambda: loops() == [1, 3], 20, "they go to CPU 1 when their packets do")
+        check(counters(s, "loop 1")["packets_here"], 3)
+    finally:
+        s.stop()
+        wire.remove()
 
 
 # ---- what is not in the page cache ----

@@ -45,22 +45,30 @@ _Static_assert(sizeof(struct wfs_req_hdr) + WFS_GROUPS_MAX * 4 + WFS_BODY_MAX <=
 _Static_assert(sizeof(struct wfs_req_hdr) + WFS_GROUPS_MAX * 4 + sizeof(struct wfs_write_req) + PAGE
 	       <= IN_SIZE, "frame and a page");
 
-struct conn *conn_new(struct loop *loop, int sock, const char *peer)
+/* Its events come to the loop, what is the case already at once. */
+int conn_watch(struct conn *c, struct loop *loop)
 {
-	struct conn *c = calloc(1, sizeof(*c));
 	struct epoll_event ev = {
 		.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
 		.data.ptr = c,
 	};
 
+	return epoll_ctl(loop->epfd, EPOLL_CTL_ADD, c->sock, &ev);
+}
+
+struct conn *conn_new(struct loop *loop, int sock, const char *peer)
+{
+	struct conn *c = calloc(1, sizeof(*c));
+
 	if (!c)
 		return NULL;
 	c->loop = loop;
 	c->sock = sock;
+	c->cpu = -1;
 	c->writable = true;
 	TAILQ_INIT(&c->out);
 	snprintf(c->peer, sizeof(c->peer), "%s", peer);
-	if (epoll_ctl(loop->epfd, EPOLL_CTL_ADD, sock, &ev)) {
+	if (conn_watch(c, loop)) {
 		free(c);
 		return NULL;
 	}
@@ -936,6 +944,8 @@ void conn_turn(struct worker *w, struct conn *c)
 		linger(w, c);
 		return;
 	}
+	if (loop_steer(w, c))
+		return;
 	/*
 	 * Out of turn; or the loop's runner may have stopped at what this worker was at until now.
 	 */

@@ -445,6 +445,106 @@ static void loop_run(struct worker *w)
 	pthread_mutex_unlock(&l->lock);
 }
 
+/* ---- steering ---- */
+
+/*
+ * The CPU where a connection's packets arrive; -1 when no network card brings them.  Packets from this machine arrive
+ * where their sender runs, and that CPU is not to be shared with him.
+ */
+static int packets_cpu(int sock)
+{
+	socklen_t len = sizeof(int);
+	int cpu = -1, napi = 0;
+
+	if (getsockopt(sock, SOL_SOCKET, SO_INCOMING_NAPI_ID, &napi, &len) || !napi ||
+	    getsockopt(sock, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &len))
+		return -1;
+	return cpu;
+}
+
+/*
+ * No loop gets more to do than the one that gives.  The last connection goes only when another will come in its place,
+ * or with a card that has one queue all would be done on one CPU.
+ */
+static bool may_move(const struct loop *from, const struct loop *to)
+{
+	struct conn *c;
+
+	if (from->stopping || to->stopping || to->nconns > from->nconns)
+		return false;
+	if (from->nconns > 1)
+		return true;
+	LIST_FOREACH(c, &to->conns, all)
+		if (c->cpu == from->cpu)
+			return true;
+	return false;
+}
+
+static void move(struct conn *c, struct loop *to)
+{
+	struct loop *from = c->loop;
+
+	/* No event of it is left in the old loop: the runner has seen all that it got, and it is who does this. */
+	epoll_ctl(from->epfd, EPOLL_CTL_DEL, c->sock, NULL);
+	if (c->queued)
+		TAILQ_REMOVE(&from->runq, c, runq);
+	c->queued = false;
+	LIST_REMOVE(c, all);
+	from->nconns--;
+	c->loop = to;
+	LIST_INSERT_HEAD(&to->conns, c, all);
+	to->nconns++;
+	to->steered++;
+	loop_queue(c);
+}
+
+/**
+ * loop_steer - after a turn of a connection: let the loop have it that is on the CPU where its packets arrive
+ *
+ * After HELLO, and then once a second, since interrupts are moved and cards learn.  Nobody else may work for the connection.
+ *
+ * Return: true if it was moved; the caller must not touch it any more.
+ */
+bool loop_steer(struct worker *w, struct conn *c)
+{
+	struct loop *from = c->loop, *to = NULL;
+	time_t now = now_seconds();
+	bool moved;
+
+	if (c->looked == now || !c->session)
+		return false;
+	c->looked = now;
+	c->cpu = packets_cpu(c->sock);
+	if (c->cpu == from->cpu)
+		return false;
+	for (unsigned int i = 0; i < nloops && !to; i++)
+		if (loops[i].cpu == c->cpu)
+			to = &loops[i];
+	if (!to || from->runner != w || c->busy || c->throttled || c->timed || pthread_mutex_trylock(&to->lock))
+		return false;
+	moved = may_move(from, to) && !conn_watch(c, to);
+	if (moved)
+		move(c, to);
+	pthread_mutex_unlock(&to->lock);
+	return moved;
+}
+
+void loops_dump(void)
+{
+	for (unsigned int i = 0; i < nloops; i++) {
+		struct loop *l = &loops[i];
+		unsigned int here = 0;
+		struct conn *c;
+
+		pthread_mutex_lock(&l->lock);
+		LIST_FOREACH(c, &l->conns, all)
+			here += c->cpu == l->cpu;
+		log_msg("stats: loop %u cpu %d connections %u packets_here %u steered %lu", i, l->cpu, l->nconns,
+			here, l->steered);
+		pthread_mutex_unlock(&l->lock);
+	}
+}
+
 /* ---- from outside ---- */
 
 static void start_thread(void *(*fn)(void *))
@@ -498,7 +598,7 @@ void loops_start(void)
 
 /*
  * The loop with the fewest connections; of several, that on the CPU where this one's packets
- * arrive.
+ * arrive.  See loop_steer() for what comes later.
  */
 void loops_add_conn(int sock, const char *peer)
 {

@@ -29,6 +29,7 @@ void stats_dump(void)
 	log_msg("stats: bytes_read %lu bytes_written %lu held_output %lu", stats.bytes_read,
 		stats.bytes_written, stats.out_bytes);
 	log_msg("stats: lends %lu failed %lu", stats.lends, stats.lend_failed);
+	loops_dump();
 	cold_counts(&waiting, &threads);
 	log_msg("stats: cold reads %lu output %lu ahead %lu waiting %u threads %u", stats.cold_reads,
 		stats.cold_output, stats.cold_ahead, waiting, threads);

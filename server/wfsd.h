@@ -6,7 +6,8 @@
  *	loop.lock > sessions_lock, table_lock (lock.c), pool_lock (cold.c)
  *	dir lock (change.c) > inode lock, dir_lock (both orphan.c) > table_lock (orphan.c) >
  *		hold shard (hold.c), cache shard (file.c)
- * A dir lock is taken by an operation, which runs without the loop's lock.
+ * A dir lock is taken by an operation, which runs without the loop's lock.  Who has a loop's lock only tries
+ * to get another's.
  */
 #ifndef _WFSD_H
 #define _WFSD_H
@@ -468,6 +469,7 @@ enum conn_state {
  * @stuck: those of them that did not come back soon, so that the loop went on without them
  * @reading: a thread in a call is in the middle of the input, nobody else may touch it
  * @sending: the same for the output
+ * @cpu, @looked: where a network card's queue brings its packets, or -1; and when that was seen; loop_steer()
  * @in: bytes received and not yet used, only while there are some
  * @pay_left: bytes of payload that are to come for the request at @in_start; 0 when in no payload
  * @pay_verifier: WRITE: the verifier from before its first piece
@@ -487,6 +489,8 @@ struct conn {
 	TAILQ_ENTRY(conn)	runq, throttled_link, timed_link;
 	LIST_ENTRY(conn)	all;
 	time_t			deadline;	/* while timed */
+	int			cpu;
+	time_t			looked;
 
 	struct session		*session;
 	unsigned int		index;
@@ -511,6 +515,7 @@ struct conn {
 
 struct worker;
 struct conn *conn_new(struct loop *loop, int sock, const char *peer);
+int conn_watch(struct conn *c, struct loop *loop);
 void conn_turn(struct worker *w, struct conn *c);
 void conn_event(struct conn *c, uint32_t events);
 void conn_kill(struct conn *c);
@@ -564,6 +569,7 @@ struct loop {
 	bool			stopping;
 	bool			ended;
 	unsigned int		nconns;
+	unsigned long		steered;	/* connections that came here for their packets' sake */
 	unsigned long		seen;		/* by the watchdog: @calls at its last look */
 	time_t			checked;	/* when deadlines were looked at last */
 	TAILQ_HEAD(, conn)	runq;		/* have something to do */
@@ -587,6 +593,8 @@ void loop_memory_short(void);
 void loop_conn_gone(struct loop *l);
 void loop_timed(struct conn *c, unsigned int seconds);
 void loop_untimed(struct conn *c);
+bool loop_steer(struct worker *w, struct conn *c);
+void loops_dump(void);
 
 /* ---- stats.c ---- */
 
