@@ -5,6 +5,7 @@
  *	session	the server, what was agreed with it
  *	conns	a line for each connection
  *	ops	requests and errors by operation
+ *	readahead	how busy the mount is, and what readahead does about it
  */
 #include <linux/debugfs.h>
 #include <linux/seq_file.h>
@@ -74,6 +75,34 @@ static int ops_show(struct seq_file *m, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(ops);
 
+static int readahead_show(struct seq_file *m, void *unused)
+{
+	struct wfs_session *sess = m->private;
+	struct wfs_account a;
+	struct wfs_tally t;
+	u64 limited = 0;
+	int cpu;
+
+	spin_lock(&sess->account_lock);
+	a = sess->account;
+	spin_unlock(&sess->account_lock);
+	wfs_session_tally(sess, &t);
+	for_each_possible_cpu(cpu)
+		limited += READ_ONCE(per_cpu_ptr(sess->stats, cpu)->limited);
+	seq_printf(m, "state %s\nthrottled %llu\nlimited %llu\n", a.state == WFS_AHEAD_BUSY ? "busy" : "open", a.throttled,
+		   limited);
+	seq_printf(m, "demand_in_flight %llu\nahead_in_flight %llu\ndirect_in_flight %llu\n",
+		   wfs_account_in_flight(&t, WFS_LOAD_DEMAND), wfs_account_in_flight(&t, WFS_LOAD_AHEAD),
+		   wfs_account_in_flight(&t, WFS_LOAD_DIRECT));
+	seq_printf(m, "load %llu\nbudget %llu\nrate %llu\ndelay %llu\nshift %u\n", wfs_account_load(&t), a.budget, a.rate,
+		   a.delay, a.shift);
+	seq_printf(m, "ahead %llu\nwasted %llu\n", t.came[WFS_LOAD_AHEAD], t.wasted);
+	seq_printf(m, "unread %ld\nunread_max %ld\nunread_limit %ld\n", atomic_long_read(&sess->unread),
+		   atomic_long_read(&sess->unread_max), wfs_unread_limit(sess));
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(readahead);
+
 void wfs_debugfs_init(void)
 {
 	wfs_debugfs_root = debugfs_create_dir("wfs", NULL);
@@ -93,6 +122,7 @@ void wfs_debugfs_add(struct wfs_session *sess)
 	debugfs_create_file("session", 0400, sess->debugfs, sess, &session_fops);
 	debugfs_create_file("conns", 0400, sess->debugfs, sess, &conns_fops);
 	debugfs_create_file("ops", 0400, sess->debugfs, sess, &ops_fops);
+	debugfs_create_file("readahead", 0400, sess->debugfs, sess, &readahead_fops);
 }
 
 void wfs_debugfs_remove(struct wfs_session *sess)

@@ -320,6 +320,7 @@ const struct file_operations wfs_file_operations = {
 	.llseek		= wfs_llseek,
 	.fallocate	= wfs_fallocate,
 	.copy_file_range = wfs_copy_file_range,
+	.fadvise	= wfs_fadvise,
 	.setlease	= simple_nosetlease,
 	.lock		= wfs_lock,
 	.flock		= wfs_flock,

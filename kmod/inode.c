@@ -56,6 +56,8 @@ struct inode *wfs_alloc_inode(struct super_block *sb)
 	wi->dir_gen = atomic_long_inc_return(&wfs_gen);
 	atomic_set(&wi->readdirs, 0);
 	wi->used = 0;
+	atomic_long_set(&wi->unread, 0);
+	wi->ra_time = jiffies;
 	INIT_WORK(&wi->put_work, wfs_inode_put_work);
 	return &wi->inode;
 }
@@ -273,6 +275,8 @@ struct inode *wfs_iget(struct super_block *sb, const struct wfs_fh *fh, const st
 		inode->i_op = &wfs_file_inode_operations;
 		inode->i_fop = &wfs_file_operations;
 		inode->i_mapping->a_ops = &wfs_aops;
+		/* unread.c wants to know of each folio that goes */
+		mapping_set_release_always(inode->i_mapping);
 		/* a folio fits in one request */
 		mapping_set_folio_order_range(inode->i_mapping, 0,
 					      min_t(unsigned int, MAX_PAGECACHE_ORDER,

@@ -34,6 +34,7 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
+#include "account.h"
 #include "compat.h"
 #include "proto.h"
 #include "stream.h"
@@ -94,6 +95,7 @@ enum wfs_req_state {
  * @any_context: @complete may be called in softirq
  * @spread: one of several large ones: they go out on several connections
  * @batch: nobody waits for this one alone: it may be sent a moment later, together with others
+ * @load: enum wfs_load: what it is to the mount's account, with @len
  * @dst: where received data goes, as the maker set it
  * @dst_left: what of @dst is still free
  * @data_len: bytes of data received
@@ -132,6 +134,7 @@ struct wfs_req {
 	bool			any_context;
 	bool			batch;
 	bool			spread;
+	u8			load;
 	u16			slot;
 	u32			seq;
 	atomic_t		phases;
@@ -332,6 +335,18 @@ extern struct workqueue_struct *wfs_dio_wq;
 /* ---- session.c: the connections of one mount ---- */
 
 /**
+ * enum wfs_readahead - option readahead=
+ * @WFS_READAHEAD_ADAPTIVE: as the load allows
+ * @WFS_READAHEAD_ALWAYS: whatever the load is
+ * @WFS_READAHEAD_OFF: never without being told to
+ */
+enum wfs_readahead {
+	WFS_READAHEAD_ADAPTIVE,
+	WFS_READAHEAD_ALWAYS,
+	WFS_READAHEAD_OFF,
+};
+
+/**
  * struct wfs_options - mount options; Documentation/mount.wfs.8.rst
  * @source: HOST:/[SUBDIR] as it was mounted
  * @path: SUBDIR in @source, without its slashes at either end
@@ -342,6 +357,8 @@ extern struct workqueue_struct *wfs_dio_wq;
  * @timeo: tenths of a second, 1 to 6000
  * @soft: fail after timeo instead of waiting on
  * @acregmin, @acregmax, @acdirmin, @acdirmax: seconds, 0 to 86400
+ * @readahead: enum wfs_readahead
+ * @readahead_mem: MiB that readahead may hold, 1 to WFS_READAHEAD_MEM_MAX
  */
 struct wfs_options {
 	char			*source;
@@ -353,14 +370,28 @@ struct wfs_options {
 	unsigned int		timeo;
 	bool			soft;
 	unsigned int		acregmin, acregmax, acdirmin, acdirmax;
+	enum wfs_readahead	readahead;
+	unsigned int		readahead_mem;
 };
 
-/* Requests and errors of one operation, counted on each CPU; and the inodes that requests hold, in the sum. */
+#define WFS_READAHEAD_MEM_MAX	(1u << 24)	/* 16 TiB */
+
+/**
+ * struct wfs_op_stats - what each CPU counts for itself
+ * @requests: requests that ended, by operation
+ * @errors: those of them that failed
+ * @load: the account's; @load.delay is reset by who adds up
+ * @limited: accesses whose stream has a shorter window because of readahead_mem
+ * @held: inodes that requests hold, in the sum of all CPUs
+ * @spread: requests with @spread that there were; wraps
+ */
 struct wfs_op_stats {
-	u64	requests[WFS_OP__COUNT];
-	u64	errors[WFS_OP__COUNT];
-	long	held;
-	unsigned int spread;
+	u64			requests[WFS_OP__COUNT];
+	u64			errors[WFS_OP__COUNT];
+	struct wfs_tally	load;
+	u64			limited;
+	long			held;
+	unsigned int		spread;
 };
 
 /**
@@ -418,6 +449,18 @@ struct wfs_unlocks {
  * @lock_claims: how often the server has forgotten our locks
  * @locked_lock: protects @locked; taken before file_lock_context.flc_lock
  * @locked: struct wfs_inode by @locked: inodes that have or had locks
+ * @sb: the superblock, set before there are files
+ * @account_lock: protects @account and the resetting of wfs_op_stats.load.delay; who doesn't get it at once does without
+ * @account: how busy the mount is; its state and shift are read without the lock
+ * @account_time: when it was last brought up to date, ktime_get_ns()
+ * @unread: bytes that were read ahead and nobody has read yet, on their way or there
+ * @unread_max: the most that was
+ * @unread_looked: jiffies when @unread_work last ran
+ * @unread_work: forgets what nobody will read
+ * @willneed_lock: protects @willneed and @nr_willneed
+ * @willneed: struct wfs_willneed: what is to be read because somebody said so, oldest first
+ * @nr_willneed: of them; also read without the lock
+ * @willneed_work: asks for that
  * @rcu: to free it
  */
 struct wfs_session {
@@ -465,6 +508,18 @@ struct wfs_session {
 	u32			lock_claims;
 	spinlock_t		locked_lock;
 	struct list_head	locked;
+	struct super_block	*sb;
+	spinlock_t		account_lock;
+	struct wfs_account	account;
+	u64			account_time;
+	atomic_long_t		unread;
+	atomic_long_t		unread_max;
+	unsigned long		unread_looked;
+	struct work_struct	unread_work;
+	spinlock_t		willneed_lock;
+	struct list_head	willneed;
+	unsigned int		nr_willneed;
+	struct work_struct	willneed_work;
 	struct rcu_head		rcu;
 };
 
@@ -474,6 +529,7 @@ void wfs_session_umount(struct wfs_session *sess);
 void wfs_session_wait_held(struct wfs_session *sess);
 void wfs_session_destroy(struct wfs_session *sess);
 void wfs_submit(struct wfs_req *req);
+void wfs_session_tally(struct wfs_session *sess, struct wfs_tally *t);
 
 static inline unsigned long wfs_timeo(const struct wfs_session *sess)
 {
@@ -551,6 +607,8 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  *	page dirty; the latter with mmap_lock held
  * @put_work: drops a reference where the inode may be evicted
  * @locked: on wfs_session.locked, protected by its lock
+ * @unread: bytes of it that were read ahead and that nobody has read yet
+ * @ra_time: jiffies of the last access that readahead has seen, some ticks old; no lock
  */
 struct wfs_inode {
 	struct inode		inode;
@@ -585,6 +643,8 @@ struct wfs_inode {
 	struct rw_semaphore	range_sem;
 	struct work_struct	put_work;
 	struct list_head	locked;
+	atomic_long_t		unread;
+	unsigned long		ra_time;
 };
 
 static inline struct wfs_inode *WFS_I(const struct inode *inode)
@@ -715,9 +775,10 @@ u32 wfs_open_flags(unsigned int f_flags);
 
 int wfs_read_folio(struct file *file, struct folio *folio);
 void wfs_readahead(struct readahead_control *rac);
-struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_file *wf, u64 pos, gfp_t gfp);
+struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred, u64 pos,
+			     gfp_t gfp);
 void wfs_read_add(struct wfs_req *req, struct folio *folio);
-void wfs_read_submit(struct wfs_req *req);
+void wfs_read_submit(struct wfs_req *req, enum wfs_load load);
 
 /* ---- readahead.c: reads ahead of what reads a file ---- */
 
@@ -726,6 +787,34 @@ void wfs_ra_end(struct wfs_ra *ra);
 void wfs_ra_read(struct file *file, loff_t pos, size_t len);
 vm_fault_t wfs_ra_fault(struct vm_fault *vmf);
 vm_fault_t wfs_ra_map_pages(struct vm_fault *vmf, pgoff_t start, pgoff_t end);
+void wfs_account_look(struct wfs_session *sess);
+pgoff_t wfs_fill(struct address_space *mapping, const struct wfs_fh *io, const struct cred *cred, pgoff_t index,
+		 u64 pages, pgoff_t ahead);
+
+#define WFS_RA_FLOOR	SZ_16M	/* wfs_account.floor: some windows' worth, on the fastest of networks */
+
+/* ---- willneed.c: advice to read ---- */
+
+void wfs_willneed_init(struct wfs_session *sess);
+void wfs_willneed_end(struct wfs_session *sess);
+int wfs_fadvise(struct file *file, loff_t offset, loff_t len, int advice);
+
+/* ---- unread.c: what was read ahead and nobody has read yet ---- */
+
+void wfs_unread_init(struct wfs_session *sess);
+void wfs_unread_end(struct wfs_session *sess);
+bool wfs_unread_mark(struct inode *inode, struct folio *folio);
+void wfs_unread_undo(struct inode *inode, struct folio *folio);
+void wfs_unread_used(struct folio *folio);
+void wfs_unread_wasted(struct folio *folio);
+void wfs_unread_come(struct address_space *mapping, pgoff_t first, pgoff_t last, bool there);
+void wfs_unread_short(struct wfs_session *sess);
+
+/* Bytes that readahead may hold. */
+static inline long wfs_unread_limit(const struct wfs_session *sess)
+{
+	return (long)READ_ONCE(sess->opt.readahead_mem) << 20;
+}
 
 /* ---- write.c: buffered writes and writeback ---- */
 

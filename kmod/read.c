@@ -9,20 +9,22 @@
 /**
  * wfs_read_req - make a READ; the caller sets where the data goes, and @len
  * @sess: the session
- * @wf: the open file
+ * @io: I/O handle with the right to read
+ * @cred: who reads
  * @pos: offset in the file
  * @gfp: for the allocation
  */
-struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_file *wf, u64 pos, gfp_t gfp)
+struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred, u64 pos,
+			     gfp_t gfp)
 {
 	struct wfs_read_req *body;
 	struct wfs_req *req;
 
-	req = wfs_req_alloc(sess, WFS_OP_READ, wf->cred, sizeof(*body), gfp);
+	req = wfs_req_alloc(sess, WFS_OP_READ, cred, sizeof(*body), gfp);
 	if (!req)
 		return NULL;
 	body = req->body;
-	body->io = wf->io;
+	body->io = *io;
 	body->offset = cpu_to_le64(pos);
 	req->pos = pos;
 	return req;
@@ -67,8 +69,9 @@ static void wfs_read_done(struct wfs_req *req)
 /**
  * wfs_read_submit - send a READ whose folios are complete; drops the caller's reference
  * @req: the request
+ * @load: what it is to the account
  */
-void wfs_read_submit(struct wfs_req *req)
+void wfs_read_submit(struct wfs_req *req, enum wfs_load load)
 {
 	struct wfs_read_req *body = req->body;
 
@@ -79,6 +82,7 @@ void wfs_read_submit(struct wfs_req *req)
 	req->complete = wfs_read_done;
 	req->progress = wfs_read_landed;
 	req->any_context = true;
+	req->load = load;
 	wfs_submit(req);
 	wfs_req_put(req);
 }
@@ -97,17 +101,18 @@ void wfs_read_add(struct wfs_req *req, struct folio *folio)
 void wfs_readahead(struct readahead_control *rac)
 {
 	struct wfs_session *sess = wfs_sess(rac->mapping->host->i_sb);
+	const struct wfs_file *wf = rac->file->private_data;
 	struct wfs_req *req = NULL;
 	struct folio *folio;
 
 	while ((folio = readahead_folio(rac))) {
 		/* a folio is at most rsize long, see wfs_iget() */
 		if (req && (req->nr_bvec == req->max_bvec || req->len + folio_size(folio) > sess->opt.rsize)) {
-			wfs_read_submit(req);
+			wfs_read_submit(req, WFS_LOAD_DEMAND);
 			req = NULL;
 		}
 		if (!req) {
-			req = wfs_read_req(sess, rac->file->private_data, folio_pos(folio), GFP_NOFS);
+			req = wfs_read_req(sess, &wf->io, wf->cred, folio_pos(folio), GFP_NOFS);
 			if (!req) {
 				/* read when somebody wants it; the VM unlocks the rest */
 				folio_unlock(folio);
@@ -118,24 +123,26 @@ void wfs_readahead(struct readahead_control *rac)
 		wfs_read_add(req, folio);
 	}
 	if (req)
-		wfs_read_submit(req);
+		wfs_read_submit(req, WFS_LOAD_DEMAND);
 }
 
 int wfs_read_folio(struct file *file, struct folio *folio)
 {
 	struct inode *inode = folio->mapping->host;
+	const struct wfs_file *wf;
 	struct wfs_req *req;
 
 	if (!file) {
 		folio_unlock(folio);
 		return -EBADF;
 	}
-	req = wfs_read_req(wfs_sess(inode->i_sb), file->private_data, folio_pos(folio), GFP_NOFS);
+	wf = file->private_data;
+	req = wfs_read_req(wfs_sess(inode->i_sb), &wf->io, wf->cred, folio_pos(folio), GFP_NOFS);
 	if (!req) {
 		folio_unlock(folio);
 		return -ENOMEM;
 	}
 	wfs_read_add(req, folio);
-	wfs_read_submit(req);
+	wfs_read_submit(req, WFS_LOAD_DEMAND);
 	return 0;
 }

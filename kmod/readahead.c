@@ -17,6 +17,8 @@
 #define WFS_RA_MIN	(SZ_128K >> PAGE_SHIFT)	/* a stream begins with so many pages */
 #define WFS_RA_ORDER	6			/* of folios: the later ones of 256 KiB need not wait for longer ones */
 #define WFS_RA_AROUND	(SZ_64K >> PAGE_SHIFT)	/* what a fault reads with the page that it wants */
+#define WFS_RA_LOOK	NSEC_PER_MSEC		/* the account is brought up to date so often */
+#define WFS_RA_COME	4096			/* pages at a time that are looked at for having been read ahead */
 
 static bool wfs_has_page(struct address_space *mapping, pgoff_t index, bool uptodate)
 {
@@ -30,8 +32,34 @@ static bool wfs_has_page(struct address_space *mapping, pgoff_t index, bool upto
 	return has;
 }
 
-/* Put a new folio at @index, no longer than up to @end.  NULL when there is no memory, or one there already. */
-static struct folio *wfs_new_folio(struct address_space *mapping, pgoff_t index, pgoff_t end, gfp_t gfp)
+/**
+ * wfs_account_look - bring a mount's account up to date, if it is old
+ * @sess: the session
+ *
+ * Called when something is about to be asked for: so it costs nothing where all is in the page cache.
+ */
+void wfs_account_look(struct wfs_session *sess)
+{
+	u64 now = ktime_get_ns();
+	struct wfs_tally t;
+	int cpu;
+
+	if (now - READ_ONCE(sess->account_time) < WFS_RA_LOOK || !spin_trylock(&sess->account_lock))
+		return;
+	WRITE_ONCE(sess->account_time, now);
+	wfs_session_tally(sess, &t);
+	for_each_possible_cpu(cpu)
+		WRITE_ONCE(per_cpu_ptr(sess->stats, cpu)->load.delay, 0);
+	sess->account.floor = max((u32)WFS_RA_FLOOR, 8 * sess->opt.rsize);
+	wfs_account_update(&sess->account, &t, now);
+	spin_unlock(&sess->account_lock);
+}
+
+/*
+ * Put a new folio at @index, no longer than up to @end; @ahead: nobody wants it yet.  NULL when there is no memory, or one
+ * there already.
+ */
+static struct folio *wfs_new_folio(struct address_space *mapping, pgoff_t index, pgoff_t end, bool ahead, gfp_t gfp)
 {
 	unsigned int order = min_t(unsigned int, mapping_max_folio_order(mapping), WFS_RA_ORDER);
 	struct folio *folio;
@@ -41,27 +69,48 @@ static struct folio *wfs_new_folio(struct address_space *mapping, pgoff_t index,
 	order = min_t(unsigned int, order, ilog2(end - index));
 	do {
 		folio = filemap_alloc_folio(gfp, order);
+		if (folio && ahead && !wfs_unread_mark(mapping->host, folio)) {
+			folio_put(folio);
+			return NULL;
+		}
 		if (folio && !filemap_add_folio(mapping, folio, index, gfp))
 			return folio;
 		/* no memory of that length, or a folio somewhere in the middle */
-		if (folio)
+		if (folio) {
+			wfs_unread_undo(mapping->host, folio);
 			folio_put(folio);
+		}
 	} while (order--);
 	return NULL;
 }
 
-/* Read what the page cache does not have of @pages pages from @index on. */
-static void wfs_fill(struct file *file, pgoff_t index, u64 pages)
+/**
+ * wfs_fill - read what the page cache does not have of a range
+ * @mapping: the file's
+ * @io: I/O handle with the right to read
+ * @cred: who reads
+ * @index: first page
+ * @pages: how many
+ * @ahead: first page that nobody wants yet
+ *
+ * Waits for nothing.
+ *
+ * Return: the page behind the last one that is there or was asked for: at least the end of the range or of the file
+ * unless there was no memory.
+ */
+pgoff_t wfs_fill(struct address_space *mapping, const struct wfs_fh *io, const struct cred *cred, pgoff_t index,
+		 u64 pages, pgoff_t ahead)
 {
-	struct address_space *mapping = file->f_mapping;
 	struct wfs_session *sess = wfs_sess(mapping->host->i_sb);
 	pgoff_t end = DIV_ROUND_UP_ULL(i_size_read(mapping->host), PAGE_SIZE);
 	gfp_t gfp = readahead_gfp_mask(mapping);
 	unsigned int nofs = memalloc_nofs_save();
+	enum wfs_load load = WFS_LOAD_DEMAND;
 	struct wfs_req *req = NULL;
 	struct folio *folio;
 	bool spread;
 
+	wfs_account_look(sess);
 	end = min_t(u64, end, index + pages);
 	spread = end - index > sess->opt.rsize >> PAGE_SHIFT;
 	filemap_invalidate_lock_shared(mapping);
@@ -71,19 +120,20 @@ static void wfs_fill(struct file *file, pgoff_t index, u64 pages)
 			index = folio_next_index(folio);
 			folio_put(folio);
 			if (req)
-				wfs_read_submit(req);
+				wfs_read_submit(req, load);
 			req = NULL;
 			continue;
 		}
-		folio = wfs_new_folio(mapping, index, end, gfp);
+		folio = wfs_new_folio(mapping, index, end, index >= ahead, gfp);
 		if (!folio)
 			break;
 		if (req && (req->nr_bvec == req->max_bvec || req->len + folio_size(folio) > sess->opt.rsize)) {
-			wfs_read_submit(req);
+			wfs_read_submit(req, load);
 			req = NULL;
 		}
 		if (!req) {
-			req = wfs_read_req(sess, file->private_data, folio_pos(folio), GFP_NOFS);
+			load = index >= ahead ? WFS_LOAD_AHEAD : WFS_LOAD_DEMAND;
+			req = wfs_read_req(sess, io, cred, folio_pos(folio), GFP_NOFS);
 			if (!req) {
 				folio_unlock(folio);
 				folio_put(folio);
@@ -99,18 +149,39 @@ static void wfs_fill(struct file *file, pgoff_t index, u64 pages)
 		cond_resched();
 	}
 	if (req)
-		wfs_read_submit(req);
+		wfs_read_submit(req, load);
 	filemap_invalidate_unlock_shared(mapping);
 	memalloc_nofs_restore(nofs);
+	return index;
 }
 
-static void wfs_fill_ahead(struct file *file, const struct wfs_ahead *ahead)
+/* All of that is wanted now. */
+static void wfs_fill_wanted(struct file *file, pgoff_t index, u64 pages)
 {
+	const struct wfs_file *wf = file->private_data;
+
+	wfs_fill(file->f_mapping, &wf->io, wf->cred, index, pages, ULONG_MAX);
+}
+
+/* @wanted: the page behind what somebody wants now of it, 0 for nothing. */
+static void wfs_fill_ahead(struct file *file, const struct wfs_ahead *ahead, pgoff_t wanted)
+{
+	const struct wfs_file *wf = file->private_data;
 	s64 start = ahead->start;
 	u32 i;
 
 	for (i = 0; i < ahead->count && start >= 0; i++, start += ahead->stride)
-		wfs_fill(file, start, ahead->pages);
+		wfs_fill(file->f_mapping, &wf->io, wf->cred, start, ahead->pages, start < wanted ? wanted : 0);
+}
+
+/* Pages that a stream of a file may be read ahead, as its user has it. */
+static u32 wfs_ra_max(const struct file *file)
+{
+	if (READ_ONCE(wfs_sess(file_inode(file)->i_sb)->opt.readahead) == WFS_READAHEAD_OFF ||
+	    (file->f_mode & FMODE_RANDOM))
+		return 0;
+	/* read_ahead_kb, see POSIX_FADV_SEQUENTIAL and POSIX_FADV_NORMAL too */
+	return file->f_ra.ra_pages;
 }
 
 /* As wfs_stream_access(), of an open file. */
@@ -119,16 +190,30 @@ static bool wfs_ra_access(struct file *file, pgoff_t index, u32 pages, enum wfs_
 {
 	struct wfs_file *wf = file->private_data;
 	struct inode *inode = file_inode(file);
+	struct wfs_session *sess = wfs_sess(inode->i_sb);
 	struct wfs_ra_limits lim = {
 		.min = WFS_RA_MIN,
-		/* read_ahead_kb, see POSIX_FADV_SEQUENTIAL and POSIX_FADV_NORMAL too */
-		.max = file->f_mode & FMODE_RANDOM ? 0 : file->f_ra.ra_pages,
+		.max = wfs_ra_max(file),
 		.pages = DIV_ROUND_UP_ULL(i_size_read(inode), PAGE_SIZE),
 	};
 	bool wants;
+	u32 share;
 
+	if (READ_ONCE(sess->opt.readahead) == WFS_READAHEAD_ADAPTIVE) {
+		lim.busy = READ_ONCE(sess->account.state) == WFS_AHEAD_BUSY;
+		lim.max >>= READ_ONCE(sess->account.shift);
+	}
+	share = wfs_account_share(wfs_unread_limit(sess) >> PAGE_SHIFT,
+				  max(atomic_long_read(&sess->unread), 0l) >> PAGE_SHIFT, lim.max);
+	if (share < lim.max) {
+		lim.max = share;
+		this_cpu_inc(sess->stats->limited);
+		wfs_unread_short(sess);
+	}
+	if (READ_ONCE(WFS_I(inode)->ra_time) / HZ != jiffies / HZ)
+		WRITE_ONCE(WFS_I(inode)->ra_time, jiffies);
 	lim.min = min(lim.min, lim.max);
-	lim.full = min(2 * (wfs_sess(inode->i_sb)->opt.rsize >> PAGE_SHIFT), lim.max);
+	lim.full = min(2 * (sess->opt.rsize >> PAGE_SHIFT), lim.max);
 	spin_lock(&wf->ra.lock);
 	wants = wfs_stream_access(&wf->ra.streams, index, pages, how, waits, &lim, ahead);
 	spin_unlock(&wf->ra.lock);
@@ -148,7 +233,7 @@ void wfs_ra_read(struct file *file, loff_t pos, size_t len)
 	struct address_space *mapping = file->f_mapping;
 	loff_t size = i_size_read(mapping->host);
 	struct wfs_ahead ahead;
-	pgoff_t first, last;
+	pgoff_t first, last, i;
 	bool there;
 
 	if (!len || pos < 0 || pos >= size)
@@ -157,12 +242,19 @@ void wfs_ra_read(struct file *file, loff_t pos, size_t len)
 	first = pos >> PAGE_SHIFT;
 	last = (pos + len - 1) >> PAGE_SHIFT;
 	there = wfs_has_page(mapping, last, true);
+	for (i = first; i <= last; i += WFS_RA_COME) {
+		wfs_unread_come(mapping, i, min(last, i + WFS_RA_COME - 1), false);
+		cond_resched();
+	}
 	if (wfs_ra_access(file, first, last - first + 1, WFS_ACCESS_READ, !there, &ahead)) {
-		if (ahead.start > last || ahead.count > 1)
-			wfs_fill(file, first, last - first + 1);
-		wfs_fill_ahead(file, &ahead);
+		/* what is wanted goes first, unless it is the beginning of what is read ahead */
+		if (ahead.start > first)
+			wfs_fill_wanted(file, first, min(last + 1, (pgoff_t)ahead.start) - first);
+		else if (ahead.start < first)
+			wfs_fill_wanted(file, first, last - first + 1);
+		wfs_fill_ahead(file, &ahead, ahead.start >= first ? last + 1 : 0);
 	} else if (!there || !wfs_has_page(mapping, first, false)) {
-		wfs_fill(file, first, last - first + 1);
+		wfs_fill_wanted(file, first, last - first + 1);
 	}
 }
 
@@ -178,7 +270,7 @@ static void wfs_ra_work(struct work_struct *work)
 	ra->nr_todo = 0;
 	spin_unlock(&ra->lock);
 	for (i = 0; i < nr; i++)
-		wfs_fill_ahead(ra->file, &todo[i]);
+		wfs_fill_ahead(ra->file, &todo[i], 0);
 }
 
 /**
@@ -207,6 +299,7 @@ vm_fault_t wfs_ra_map_pages(struct vm_fault *vmf, pgoff_t start, pgoff_t end)
 		end = vmf->pgoff + min(vma_pages(vma) - off, PTRS_PER_PTE - table) - 1;
 	}
 	ret = filemap_map_pages(vmf, start, end);
+	wfs_unread_come(vma->vm_file->f_mapping, start, end, true);
 	if (!(ret & VM_FAULT_NOPAGE) || (vma->vm_flags & VM_RAND_READ))
 		return ret;
 
@@ -239,16 +332,17 @@ vm_fault_t wfs_ra_fault(struct vm_fault *vmf)
 	if (wfs_has_page(file->f_mapping, first, true))
 		goto out;
 	if (vma->vm_flags & VM_RAND_READ) {
-		wfs_fill(file, first, 1);
+		wfs_fill_wanted(file, first, 1);
 		goto out;
 	}
 	if (wfs_ra_access(file, first, 1, WFS_ACCESS_FAULT, true, &ahead))
-		wfs_fill_ahead(file, &ahead);
+		wfs_fill_ahead(file, &ahead, ahead.start == first ? first + 1 : 0);
 	/* what lies before it too: a table of contents, the end of the last tensor */
 	first = max(round_down(first, WFS_RA_AROUND), vma->vm_pgoff);
 	if (!wfs_has_page(file->f_mapping, vmf->pgoff, false) || !wfs_has_page(file->f_mapping, first, false))
-		wfs_fill(file, first, WFS_RA_AROUND);
+		wfs_fill_wanted(file, first, WFS_RA_AROUND);
 out:
+	wfs_unread_come(file->f_mapping, vmf->pgoff, vmf->pgoff, false);
 	return filemap_fault(vmf);
 }
 

@@ -239,6 +239,19 @@ void wfs_req_set_state(struct wfs_req *req, enum wfs_req_state state)
 	WRITE_ONCE(req->state, state);
 }
 
+/* A READ that the account knows has ended. */
+static void wfs_req_came(const struct wfs_req *req)
+{
+	struct wfs_tally __percpu *load = &req->sess->stats->load;
+	u64 delay = ktime_get_ns() - req->start, least = this_cpu_read(load->delay);
+
+	this_cpu_add(load->came[req->load], req->len);
+	if (!req->error && (!least || delay < least))
+		this_cpu_write(load->delay, delay);
+	if (unlikely(READ_ONCE(req->sess->nr_willneed)))
+		queue_work(wfs_dio_wq, &req->sess->willneed_work);
+}
+
 /**
  * wfs_req_end - count a request as ended, tell its maker and drop the transport's reference
  * @req: the request; @error is set and nothing else knows it any more
@@ -252,6 +265,8 @@ void wfs_req_end(struct wfs_req *req)
 	this_cpu_inc(req->sess->stats->requests[req->op]);
 	if (req->error)
 		this_cpu_inc(req->sess->stats->errors[req->op]);
+	if (req->load)
+		wfs_req_came(req);
 	if (req->complete)
 		req->complete(req);
 	if (req->inode)

@@ -41,10 +41,39 @@ void wfs_submit(struct wfs_req *req)
 {
 	unsigned int nth = 0;
 
+	if (req->load)
+		this_cpu_add(req->sess->stats->load.asked[req->load], req->len);
 	/* a single CPU does not receive as fast as a network brings it */
 	if (req->spread)
 		nth = this_cpu_inc_return(req->sess->stats->spread) % WFS_SPREAD;
 	wfs_conn_submit(wfs_pick_conn(req->sess, nth), req);
+}
+
+/**
+ * wfs_session_tally - add up what the CPUs have counted for the account
+ * @sess: the session
+ * @t: the sums, but of @t->delay the least
+ */
+void wfs_session_tally(struct wfs_session *sess, struct wfs_tally *t)
+{
+	unsigned int i;
+	int cpu;
+
+	memset(t, 0, sizeof(*t));
+	for_each_possible_cpu(cpu) {
+		const struct wfs_tally *one = &per_cpu_ptr(sess->stats, cpu)->load;
+
+		/* a request may end on another CPU: what has ended first, so that it was asked for */
+		for (i = 0; i < WFS_LOAD__COUNT; i++)
+			t->came[i] += READ_ONCE(one->came[i]);
+		t->wasted += READ_ONCE(one->wasted);
+		if (one->delay && (!t->delay || one->delay < t->delay))
+			t->delay = one->delay;
+	}
+	smp_rmb();
+	for_each_possible_cpu(cpu)
+		for (i = 0; i < WFS_LOAD__COUNT; i++)
+			t->asked[i] += READ_ONCE(per_cpu_ptr(sess->stats, cpu)->load.asked[i]);
 }
 
 static void wfs_timeout_work(struct work_struct *work)
@@ -133,6 +162,9 @@ struct wfs_session *wfs_session_create(struct wfs_options *opt, struct fs_contex
 	spin_lock_init(&sess->wb_lock);
 	wfs_commit_init(sess);
 	wfs_locks_init(sess);
+	spin_lock_init(&sess->account_lock);
+	wfs_unread_init(sess);
+	wfs_willneed_init(sess);
 	init_waitqueue_head(&sess->wait);
 	INIT_DELAYED_WORK(&sess->timeout_work, wfs_timeout_work);
 	wfs_holds_init(sess);
@@ -194,12 +226,14 @@ void wfs_session_abort(struct wfs_session *sess)
 }
 
 /**
- * wfs_session_umount - from here on no request waits longer than timeo
+ * wfs_session_umount - from here on no request waits longer than timeo, and nothing of our own holds an inode for long
  * @sess: the session
  */
 void wfs_session_umount(struct wfs_session *sess)
 {
 	WRITE_ONCE(sess->umounting, true);
+	wfs_unread_end(sess);
+	wfs_willneed_end(sess);
 }
 
 static bool wfs_session_holds_none(struct wfs_session *sess)

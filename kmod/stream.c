@@ -138,7 +138,8 @@ static void wfs_stream_grow(struct wfs_stream *st, __u32 pages, enum wfs_access 
 	/* of what a single access takes there should always be another one */
 	__u64 window = max3((__u64)st->window, growth * lim->min / 2, 2 * (__u64)pages);
 
-	if (waits)
+	/* on a full link whoever reads waits, whatever the window is */
+	if (waits && !lim->busy)
 		window = max(window, growth * st->window);
 	else if (due && st->window < lim->full)
 		window = max(window, min((__u64)lim->full, growth * st->window));
@@ -148,13 +149,17 @@ static void wfs_stream_grow(struct wfs_stream *st, __u32 pages, enum wfs_access 
 /* What a stream lacks of its window, once that is half of it: few long pieces cost less than many short ones. */
 static bool wfs_stream_wants(struct wfs_stream *st, const struct wfs_ra_limits *lim, struct wfs_ahead *to)
 {
+	__u64 piece = min(st->window, lim->full / 2);
 	__u64 start, end, len;
 	__s64 left;
 
 	switch (st->pattern) {
 	case WFS_PATTERN_FORWARD:
 		start = max(st->ahead, st->first);
-		end = min(st->next + st->window, lim->pages);
+		end = lim->busy ? max(start + piece, st->next) : st->next + st->window;
+		end = min(end, lim->pages);
+		if (lim->busy && start >= st->next)
+			return false;
 		if (start >= end || (start > st->next + st->window / 2 && end < lim->pages))
 			return false;
 		st->ahead = end;
@@ -162,13 +167,17 @@ static bool wfs_stream_wants(struct wfs_stream *st, const struct wfs_ra_limits *
 		return true;
 	case WFS_PATTERN_BACKWARD:
 		end = min(st->ahead, st->first);
-		start = st->first - min(st->first, (__u64)st->window);
+		start = st->first - min(st->first, lim->busy ? piece : st->window);
+		if (lim->busy && st->ahead <= st->first)
+			return false;
 		if (start >= end || (st->first - end > st->window / 2 && start))
 			return false;
 		st->ahead = start;
 		*to = (struct wfs_ahead){ .start = start, .pages = end - start, .count = 1 };
 		return true;
 	case WFS_PATTERN_STRIDED:
+		if (lim->busy)
+			return false;
 		len = st->next - st->first;
 		/* pieces that were asked for and not used yet; those that ought to be */
 		left = (__s64)(st->ahead - st->first) / st->stride - 1;

@@ -98,12 +98,14 @@ struct wfs_ahead {
  * @full: pages from which on it only grows when somebody has to wait: requests are as long as they may be then
  * @max: pages that it may grow to, at least @min; 0: nothing is read ahead
  * @pages: length of the file
+ * @busy: nothing is read ahead of its need; but who has to wait for the server anyway asks for a whole piece, @full / 2
  */
 struct wfs_ra_limits {
 	__u32	min;
 	__u32	full;
 	__u32	max;
 	__u64	pages;
+	bool	busy;
 };
 
 bool wfs_stream_access(struct wfs_streams *s, __u64 first, __u32 pages, enum wfs_access how, bool waits,

@@ -2,19 +2,28 @@
 /* super.c - the module, mount options, the superblock */
 #include <linux/fs_parser.h>
 #include <linux/inet.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/seq_file.h>
 #include <linux/statfs.h>
+#include <linux/string.h>
 #include <net/net_namespace.h>
 
 #include "internal.h"
 
 #define WFS_SUPER_MAGIC		0x57465331	/* "WFS1" */
 #define WFS_READAHEAD		(4u << 20)	/* bytes that a stream may be read ahead */
+#define WFS_READAHEAD_PART	4		/* of the machine's memory: what readahead may hold of it */
 
 enum wfs_param {
 	Opt_addr, Opt_port, Opt_conns, Opt_rsize, Opt_wsize, Opt_timeo, Opt_hard, Opt_soft,
-	Opt_acregmin, Opt_acregmax, Opt_acdirmin, Opt_acdirmax, Opt_actimeo,
+	Opt_acregmin, Opt_acregmax, Opt_acdirmin, Opt_acdirmax, Opt_actimeo, Opt_readahead, Opt_readahead_mem,
+};
+
+static const char * const wfs_readahead_names[] = {
+	[WFS_READAHEAD_ADAPTIVE]	= "adaptive",
+	[WFS_READAHEAD_ALWAYS]		= "always",
+	[WFS_READAHEAD_OFF]		= "off",
 };
 
 static const struct fs_parameter_spec wfs_params[] = {
@@ -31,6 +40,8 @@ static const struct fs_parameter_spec wfs_params[] = {
 	fsparam_u32("acdirmin",		Opt_acdirmin),
 	fsparam_u32("acdirmax",		Opt_acdirmax),
 	fsparam_u32("actimeo",		Opt_actimeo),
+	fsparam_string("readahead",	Opt_readahead),
+	fsparam_u32("readahead_mem",	Opt_readahead_mem),
 	{}
 };
 
@@ -58,6 +69,7 @@ static const struct {
 	[Opt_acdirmin]	= { 0, 86400, 1 },
 	[Opt_acdirmax]	= { 0, 86400, 1 },
 	[Opt_actimeo]	= { 0, 86400, 1 },
+	[Opt_readahead_mem] = { 1, WFS_READAHEAD_MEM_MAX, 1 },
 };
 
 static int wfs_parse_param(struct fs_context *fc, struct fs_parameter *param)
@@ -65,8 +77,8 @@ static int wfs_parse_param(struct fs_context *fc, struct fs_parameter *param)
 	struct wfs_fs_context *ctx = fc->fs_private;
 	struct wfs_options *opt = &ctx->opt;
 	struct fs_parse_result result;
+	int key, which;
 	u32 value;
-	int key;
 
 	key = fs_parse(fc, wfs_params, param, &result);
 	if (key < 0)
@@ -124,6 +136,15 @@ static int wfs_parse_param(struct fs_context *fc, struct fs_parameter *param)
 		opt->acregmax = value;
 		opt->acdirmin = value;
 		opt->acdirmax = value;
+		break;
+	case Opt_readahead:
+		which = match_string(wfs_readahead_names, ARRAY_SIZE(wfs_readahead_names), param->string);
+		if (which < 0)
+			return invalf(fc, "wfs: option readahead=%s is none of adaptive, always, off", param->string);
+		opt->readahead = which;
+		break;
+	case Opt_readahead_mem:
+		opt->readahead_mem = value;
 		break;
 	}
 	return 0;
@@ -224,6 +245,7 @@ static int wfs_show_options(struct seq_file *m, struct dentry *root)
 		   opt->wsize, opt->timeo, opt->soft ? "soft" : "hard");
 	seq_printf(m, ",acregmin=%u,acregmax=%u,acdirmin=%u,acdirmax=%u", opt->acregmin, opt->acregmax,
 		   opt->acdirmin, opt->acdirmax);
+	seq_printf(m, ",readahead=%s,readahead_mem=%u", wfs_readahead_names[opt->readahead], opt->readahead_mem);
 	seq_printf(m, ",addr=%pISc", &opt->addr);
 	return 0;
 }
@@ -312,6 +334,7 @@ static int wfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	if (IS_ERR(sess))
 		return PTR_ERR(sess);
 	sb->s_fs_info = sess;
+	sess->sb = sb;
 	sb->s_magic = WFS_SUPER_MAGIC;
 	sb->s_blocksize = PAGE_SIZE;
 	sb->s_blocksize_bits = PAGE_SHIFT;
@@ -386,6 +409,8 @@ static int wfs_reconfigure(struct fs_context *fc)
 	opt->acregmax = to->acregmax;
 	opt->acdirmin = to->acdirmin;
 	opt->acdirmax = to->acdirmax;
+	WRITE_ONCE(opt->readahead, to->readahead);
+	WRITE_ONCE(opt->readahead_mem, to->readahead_mem);
 	return 0;
 }
 
@@ -429,6 +454,8 @@ static int wfs_init_fs_context(struct fs_context *fc)
 			.acregmax	= 60,
 			.acdirmin	= 30,
 			.acdirmax	= 60,
+			.readahead_mem	= clamp(totalram_pages() / WFS_READAHEAD_PART >> (20 - PAGE_SHIFT), 1ul,
+						(unsigned long)WFS_READAHEAD_MEM_MAX),
 		};
 	}
 	fc->fs_private = ctx;

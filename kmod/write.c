@@ -105,19 +105,23 @@ static void wfs_set_dirty(struct folio *folio, size_t from, size_t to)
 	if (folio_test_dirty(folio) && !d->nr)
 		wfs_dirty_add(d, 0, folio_size(folio));
 	wfs_dirty_add(d, from, to);
+	wfs_unread_used(folio);
 	folio_mark_dirty(folio);
 }
 
 static void wfs_invalidate_folio(struct folio *folio, size_t offset, size_t length)
 {
-	if (!offset && length == folio_size(folio))
-		kfree(folio_detach_private(folio));
+	if (offset || length != folio_size(folio))
+		return;
+	wfs_unread_wasted(folio);
+	kfree(folio_detach_private(folio));
 }
 
 static bool wfs_release_folio(struct folio *folio, gfp_t gfp)
 {
 	if (folio_test_dirty(folio) || folio_test_writeback(folio))
 		return false;
+	wfs_unread_wasted(folio);
 	kfree(folio_detach_private(folio));
 	return true;
 }

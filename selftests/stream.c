@@ -269,6 +269,71 @@ TEST(a_limit_of_nothing_reads_nothing_and_a_stream_comes_back)
 	EXPECT_LE(p.waits, 12);
 }
 
+/* On a busy link a stream asks when it has to wait anyway, for a piece, and so has nothing ahead of its need. */
+TEST(busy_streams_ask_for_pieces_when_they_need_them)
+{
+	struct wfs_ahead ahead;
+	struct play p;
+	unsigned int asks = 0;
+	__u64 end = 0;
+
+	play_begin(&p, 50);
+	p.lim.busy = true;
+	for (unsigned int i = 0; i < 20000; i++) {
+		bool wants = wfs_stream_access(&p.streams, i, 1, WFS_ACCESS_READ, i >= end, &p.lim, &ahead);
+
+		if (!wants)
+			continue;
+		ASSERT_EQ(end, i);
+		ASSERT_EQ((__u64)i, ahead.start);
+		ASSERT_LE(ahead.pages, FULL_PAGES / 2);
+		end = ahead.start + ahead.pages;
+		asks++;
+	}
+	EXPECT_LE(asks, 20000 / (FULL_PAGES / 2) + 10);
+	/* it does not take the waiting for a reason to grow */
+	EXPECT_LE(p.streams.stream[0].window, FULL_PAGES);
+
+	/* the load is gone */
+	p.lim.busy = false;
+	for (unsigned int i = 20000; i < 40000; i++)
+		play_access(&p, i, 1, WFS_ACCESS_READ);
+	EXPECT_LE(p.waits, 12);
+}
+
+TEST(busy_streams_of_other_kinds)
+{
+	struct wfs_ahead ahead;
+	struct play p;
+	__u64 asked = 100000;
+	unsigned int n = 0;
+
+	play_begin(&p, 50);
+	p.lim.busy = true;
+	for (unsigned int i = 0; i < 10000; i++) {
+		__u64 page = 100000 - i;
+
+		if (!wfs_stream_access(&p.streams, page, 1, WFS_ACCESS_READ, true, &p.lim, &ahead))
+			continue;
+		/* never before the access that needs it, and that one is not in it */
+		ASSERT_EQ(page, ahead.start + ahead.pages);
+		ASSERT_LE(page, asked);
+		asked = ahead.start;
+		n++;
+	}
+	EXPECT_LE(n, 10000 / (FULL_PAGES / 2) + 10);
+
+	play_begin(&p, 50);
+	p.lim.busy = true;
+	for (unsigned int i = 0; i < 1000; i++)
+		EXPECT_FALSE(wfs_stream_access(&p.streams, 5000 + i * 100ull, 4, WFS_ACCESS_READ, true, &p.lim, &ahead));
+	p.lim.busy = false;
+	n = 0;
+	for (unsigned int i = 1000; i < 1100; i++)
+		n += wfs_stream_access(&p.streams, 5000 + i * 100ull, 4, WFS_ACCESS_READ, true, &p.lim, &ahead);
+	EXPECT_GE(n, 1);
+}
+
 TEST(any_accesses_keep_what_is_read_within_its_limits)
 {
 	struct play p;
@@ -280,6 +345,7 @@ TEST(any_accesses_keep_what_is_read_within_its_limits)
 		__u64 first = rand() % 3 ? (__u64)(rand() % 2000) : (__u64)rand() * rand();
 		unsigned int pages = 1 + rand() % (rand() % 50 ? 10 : 5000);
 
+		p.lim.busy = !(rand() % 3);
 		if (!wfs_stream_access(&p.streams, first, pages, rand() % 2, rand() % 2, &p.lim, &ahead))
 			continue;
 		ASSERT_GE(ahead.pages, 1);
