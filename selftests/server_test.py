@@ -2446,6 +2446,52 @@ def frozen(s):
         sh("fsfreeze -u %s" % s.dir)
 
 
+def cpu_seconds(s):
+    with open("/proc/%d/stat" % s.proc.pid) as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@test(fs="ext4", args=["--threads", "1"])
+def idle_threads_idle(s):
+    """The last thread of each pool waits for longer than the others do, and asleep."""
+    c = conn(s)
+    with frozen(s):
+        tag = c.send(MKDIR, b_create(c.root, "d", 0o755, 0, 0))
+        check(c.wait(c.send(GETATTR, c.root)).status, 0, "another thread runs the loop")
+    check(c.wait(tag).status, 0)
+    # Of all that have been idle for 10 s.
+    time.sleep(11)
+    before = cpu_seconds(s)
+    time.sleep(2)
+    assert cpu_seconds(s) - before < 0.3, "%.1f s of 2 in an idle server" % (cpu_seconds(s) - before)
+
+
+@test(fs="ext4", args=["--threads", "1"])
+def only_workers_are_pinned(s):
+    def free():
+        masks = []
+        for task in os.listdir("/proc/%d/task" % s.proc.pid):
+            with open("/proc/%d/task/%s/status" % (s.proc.pid, task)) as f:
+                masks.append(re.search("Cpus_allowed_list:\t(.*)", f.read()).group(1))
+        return masks.count(masks[0])
+    if len(os.sched_getaffinity(0)) < 2:
+        raise Skip("one CPU")
+    c = conn(s)
+    with open(s.path("f"), "wb") as f:
+        f.write(bytes(8 << 20))
+    os.chmod(s.path("f"), 0o644)
+    make_cold(s, "f")
+    io = c.open(c.lookup(c.root, "f")[0], O_READ)
+    before = free()
+    with stopped_disk(s):
+        tags = [c.send(READ, b_read(io, i << 20, 4096)) for i in range(8)]
+        until(lambda: counters(s, "cold")["threads"] >= 8, 10, "a thread for each READ")
+        check(free() - before, counters(s, "cold")["threads"] - 1, "threads that run on any CPU")
+    for tag in tags:
+        check(c.wait(tag).status, 0)
+
+
 @test(fs="ext4", args=["--threads", "1"])
 def blocked_call_stalls_nobody(s):
     c, other = conn(s), conn(s)

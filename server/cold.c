@@ -20,8 +20,6 @@
 #include "wfsd.h"
 
 #define THREADS_MAX	64		/* requests that the disk has at once */
-#define IDLE_SECONDS	10		/* then a thread ends, but for the last */
-#define STACK_SIZE	(1u << 20)	/* as the other threads have */
 
 #define AHEAD_MAX	(8u << 20)	/* bytes that a stream is read ahead; 4 ms of 2 GB/s */
 #define AHEAD_NEAR	(4u << 20)	/* a stream's READs come out of order, by up to that */
@@ -206,22 +204,18 @@ static void run(struct pool_thread *t, struct job *job)
 static void *pool_main(void *arg)
 {
 	struct pool_thread *t = arg;
-	struct timespec until;
 	struct job *job;
-	int err;
 
-	/* A worker started this thread, when it was somebody. */
+	/* A worker started this thread, when it was somebody, on its CPU. */
 	t->cred.uid = -1;
 	cred_root(&t->cred);
+	thread_pin(-1);
 
 	pthread_mutex_lock(&pool_lock);
 	for (;;) {
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_sec += IDLE_SECONDS;
-		err = 0;
 		nidle++;
-		while (!njobs && !(err && nthreads > 1))
-			err = pthread_cond_timedwait(&pool_wake, &pool_lock, &until);
+		while (!njobs && (thread_idle(&pool_wake, &pool_lock) || nthreads == 1))
+			;
 		nidle--;
 		job = TAILQ_FIRST(&jobs);
 		if (!job)
@@ -242,15 +236,8 @@ static void *pool_main(void *arg)
 static int add_thread(void)
 {
 	struct pool_thread *t = malloc(sizeof(*t));
-	pthread_attr_t attr;
-	pthread_t thread;
-	int err;
+	int err = t ? thread_start(pool_main, t) : ENOMEM;
 
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	err = t ? pthread_create(&thread, &attr, pool_main, t) : ENOMEM;
-	pthread_attr_destroy(&attr);
 	if (err)
 		free(t);
 	else

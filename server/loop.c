@@ -16,8 +16,7 @@
 #include "wfsd.h"
 
 #define WORKERS_MAX	256
-#define SPARE_MAX	4		/* workers that may idle for longer than IDLE_SECONDS */
-#define IDLE_SECONDS	10
+#define SPARE_MAX	4		/* workers that may idle for long */
 #define TURNS		16		/* of connections between two looks for events */
 #define EVENTS		64
 #define THROTTLE_MS	10
@@ -40,16 +39,6 @@ static atomic_bool memory_short;	/* somebody got none; the janitor looks for who
 
 /* ---- workers ---- */
 
-static void pin(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	/* It is faster so, not wrong otherwise. */
-	sched_setaffinity(0, sizeof(set), &set);
-}
-
 static void loop_run(struct worker *w);
 
 static void *worker_main(void *arg)
@@ -64,20 +53,15 @@ static void *worker_main(void *arg)
 
 	pthread_mutex_lock(&pool_lock);
 	for (;;) {
-		struct timespec until;
-		int err = 0;
-
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_sec += IDLE_SECONDS;
-		while (!w->next_loop && !(err && nidle > SPARE_MAX))
-			err = pthread_cond_timedwait(&w->wake, &pool_lock, &until);
+		while (!w->next_loop && (thread_idle(&w->wake, &pool_lock) || nidle <= SPARE_MAX))
+			;
 		if (!w->next_loop)
 			break;
 		w->next_loop = NULL;
 		pthread_mutex_unlock(&pool_lock);
 
 		if (cpu != w->loop->cpu)
-			pin(cpu = w->loop->cpu);
+			thread_pin(cpu = w->loop->cpu);
 		loop_run(w);
 
 		pthread_mutex_lock(&pool_lock);
@@ -102,20 +86,12 @@ static void *worker_main(void *arg)
 static struct worker *new_worker(void)
 {
 	struct worker *w = calloc(1, sizeof(*w));
-	pthread_attr_t attr;
-	pthread_t thread;
-	int err;
 
 	if (!w)
 		return NULL;
 	w->scratch = malloc(SCRATCH_SIZE);
 	pthread_cond_init(&w->wake, NULL);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attr, 1 << 20);
-	err = w->scratch ? pthread_create(&thread, &attr, worker_main, w) : ENOMEM;
-	pthread_attr_destroy(&attr);
-	if (err) {
+	if (!w->scratch || thread_start(worker_main, w)) {
 		pthread_cond_destroy(&w->wake);
 		free(w->scratch);
 		free(w);
@@ -549,12 +525,10 @@ void loops_dump(void)
 
 static void start_thread(void *(*fn)(void *))
 {
-	pthread_t thread;
-	int err = pthread_create(&thread, NULL, fn, NULL);
+	int err = thread_start(fn, NULL);
 
 	if (err)
 		die("starting a thread: %s", strerror(err));
-	pthread_detach(thread);
 }
 
 void loops_start(void)

@@ -413,6 +413,7 @@ int main(int argc, char **argv)
 	sigfd = setup_signals();
 	cred_drop_privileges();
 
+	thread_init();
 	file_cache_init();
 	hold_init();
 	change_init();

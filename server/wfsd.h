@@ -71,6 +71,13 @@ void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 void log_limited(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void notify_systemd(const char *state);
 
+/* ---- thread.c ---- */
+
+void thread_init(void);
+int thread_start(void *(*fn)(void *), void *arg);
+void thread_pin(int cpu);
+bool thread_idle(pthread_cond_t *wake, pthread_mutex_t *lock);
+
 /* ---- errno.c ---- */
 
 uint32_t errno_to_wire(int err);
