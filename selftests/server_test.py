@@ -4282,6 +4282,32 @@ def request_under_way_is_waited_for(s):
     check(rep.body[:FH], c.lookup(c.root, "new")[0])
 
 
+@test(fs="ext4", args=["--threads", "1"])
+def next_server_waits_for_the_last_call(s):
+    """A server that ends is succeeded when its last call is over, so what that did is known and not done again."""
+    c = conn(s)
+    _, raw = c.frame(MKDIR, b_create(c.root, "d", 0o755, 0, 0))
+    with frozen(s):
+        c.sock.sendall(raw)
+        time.sleep(0.3)
+        old, seen = s.proc, len(s.stderr())
+        old.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        s.start(port=s.port, wait=False)
+        until(lambda: "waiting for another wfsd" in s.stderr(seen), 20, "the new one tells that it waits")
+        check(old.poll(), None)
+        time.sleep(0.5)
+        assert "serving" not in s.stderr(seen), "it does not wait"
+        # One that waits can be ended.
+        check(s.stop(), -signal.SIGTERM)
+        s.start(port=s.port, wait=False)
+    check(old.wait(20), 0)
+    until(lambda: "serving" in s.stderr(seen), 20, "the new one starts")
+    c = conn(s, session=c.session)
+    c.sock.sendall(raw)
+    check(c.recv().status, 0)
+
+
 # ---- deleted files that are open ----
 
 def hidden(s):

@@ -410,6 +410,7 @@ int main(int argc, char **argv)
 		listen_on("127.0.0.1:" STR(WFS_PORT), true);
 		listen_on("[::1]:" STR(WFS_PORT), false);
 	}
+	session_lock();		/* may wait: signals still end it */
 	sigfd = setup_signals();
 	cred_drop_privileges();
 

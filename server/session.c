@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -27,6 +28,7 @@
 
 #define SESSIONS_MAX		4096
 #define SETTLE_SECONDS		10	/* after the grace, at most, for requests that come again */
+#define LOCK_SECONDS		30	/* that the process before has to end */
 
 LIST_HEAD(session_list, session);
 
@@ -40,7 +42,7 @@ static bool stopping;
 static atomic_llong grace_end;		/* now_seconds() when the grace ended or will end */
 static atomic_bool grace_over;		/* set when nobody can claim any more: under sessions_lock */
 static uint64_t life;			/* these three: set before the first thread starts */
-static int dir_fd;			/* where the files are */
+static int dir_fd;			/* where the files are; locked: flock(2) */
 static unsigned int under_way;		/* operations, when the process before was killed */
 
 #define HEAD_MAGIC	0x31736573736677ull	/* "wfsess1" */
@@ -323,13 +325,18 @@ static void try_file(void)
 		die("--state-dir %s: %s", cfg.state_dir, strerror(err));
 }
 
-void session_init(void)
+/**
+ * session_lock - from here on the sessions are this process's, until its last thread is gone
+ *
+ * A process that ends lets go of its port before it has finished what is in flight, and a thread that hangs in a call
+ * outlives kill -9.  What such a thread does must be known, by its record, before it can be asked for again here.
+ */
+void session_lock(void)
 {
+	static const struct timespec tick = { .tv_nsec = 10000000 };
 	char path[PATH_MAX];
-
-	do
-		randombytes_buf(&life, sizeof(life));
-	while (!life);
+	bool told = false;
+	time_t until;
 
 	snprintf(path, sizeof(path), "%s/%s.sessions", cfg.state_dir, cfg.export_id);
 	if (mkdir(path, 0700) && errno != EEXIST)
@@ -337,6 +344,25 @@ void session_init(void)
 	dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (dir_fd < 0)
 		die("%s: %s", path, strerror(errno));
+	until = now_seconds() + LOCK_SECONDS;
+	while (flock(dir_fd, LOCK_EX | LOCK_NB)) {
+		if (errno != EWOULDBLOCK)
+			die("locking %s: %s", path, strerror(errno));
+		if (now_seconds() >= until)
+			die("%s: another wfsd has it and does not end", path);
+		if (!told)
+			log_msg("%s: waiting for another wfsd, which has it, to end", path);
+		told = true;
+		nanosleep(&tick, NULL);
+	}
+}
+
+void session_init(void)
+{
+	do
+		randombytes_buf(&life, sizeof(life));
+	while (!life);
+
 	try_file();
 	load_sessions();
 	atomic_store(&grace_end, now_seconds() + (unclaimed ? (time_t)cfg.lease : -SETTLE_SECONDS));

@@ -259,6 +259,7 @@ struct session {
 	LIST_ENTRY(session)	list;
 };
 
+void session_lock(void);
 void session_init(void);
 uint64_t session_life(void);
 bool session_in_grace(void);
