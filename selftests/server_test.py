@@ -1096,6 +1096,18 @@ def commit_and_verifier(s):
     check(conn(s).verifier, c.verifier)
 
 
+@test(size="4m")
+def full_disk_loses_nothing(s):
+    """A STABLE WRITE that has no room is no reason for everybody to send again what was accepted."""
+    c, other = conn(s), conn(s)
+    f, g = c.create(c.root, "f"), other.create(other.root, "g")
+    v, _ = c.write(f.io, 0, b"precious")
+    with fails(errno.ENOSPC):
+        for at in range(0, 8 << 20, 65536):
+            other.write(g.io, at, b"x" * 65536, STABLE)
+    check(c.commit(f.io)[0], v)
+
+
 @test
 def unlinked_file_stays_while_open(s):
     c = conn(s)

@@ -698,10 +698,10 @@ static bool write_payload(struct worker *w, struct conn *c)
 	if (!err && !file)
 		err = write_open(&op, &file);
 	if (!err)
-		err = write_chunk(&op, file, w->scratch, have, pos, stable && first && last);
+		err = write_chunk(&op, file, w->scratch, have, pos);
 	if (last) {
 		if (!err)
-			err = write_done(&op, file, stable && !first, verifier);
+			err = write_done(&op, file, stable, verifier);
 		file_put(file);
 	}
 	enter(w, c);

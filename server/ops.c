@@ -692,8 +692,7 @@ static int sync_result(struct op_ctx *op, int err)
 	return err;
 }
 
-int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos,
-		bool dsync)
+int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos)
 {
 	struct wfs_write_rep *rep = (void *)op->rep->body;
 	int err = cred_assume(op->cred, op->rq), err2;
@@ -703,8 +702,7 @@ int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t le
 		return err;
 	change_begin(&ch, file->fd, op->session);
 	while (len) {
-		struct iovec iov = { (void *)buf, len };
-		ssize_t n = pwritev2(file->fd, &iov, 1, pos, dsync ? RWF_DSYNC : 0);
+		ssize_t n = pwrite(file->fd, buf, len, pos);
 
 		if (n <= 0) {
 			err = n ? -errno : -EIO;
@@ -716,18 +714,19 @@ int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t le
 		stat_add(&stats.bytes_written, n);
 	}
 	err2 = reply_change(op, &ch, file->fd, &rep->attr);
-	if (err && dsync)
-		sync_result(op, err);
 	return err ? err : err2;
 }
 
-/* @verifier: from before the first piece, so that what was lost since shows in the next one. */
-int write_done(struct op_ctx *op, struct file *file, bool sync, uint64_t verifier)
+/*
+ * @verifier: from before the first piece, so that what was lost since shows in the next one.  Only what syncing says
+ * is about data that was accepted; that there was no room for this one harms nobody.
+ */
+int write_done(struct op_ctx *op, struct file *file, bool stable, uint64_t verifier)
 {
 	struct wfs_write_rep *rep = (void *)op->rep->body;
 
 	rep->verifier = htole64(verifier);
-	if (sync && fdatasync(file->fd))
+	if (stable && fdatasync(file->fd))
 		return sync_result(op, -errno);
 	op->rep->body_len = sizeof(*rep);
 	return 0;

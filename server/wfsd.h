@@ -382,9 +382,9 @@ struct op_ctx {
 int op_run(struct op_ctx *op);
 bool op_slow(const struct request *rq);		/* known to take long */
 int write_open(struct op_ctx *op, struct file **file);
-int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos,
-		bool dsync);	/* leaves the attributes in the reply */
-int write_done(struct op_ctx *op, struct file *file, bool fdatasync, uint64_t verifier);
+/* Leaves the attributes in the reply. */
+int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos);
+int write_done(struct op_ctx *op, struct file *file, bool stable, uint64_t verifier);
 
 int get_file(struct op_ctx *op, const struct wfs_fh *fh, struct file **file);
 int reply_attr(struct op_ctx *op, int fd, struct wfs_attr *attr);
