@@ -1472,6 +1472,35 @@ def cold_reads_stall_nobody(s):
         cold_test(s, mover)
 
 
+def without_call(nr, fn):
+    """Run it where the kernel does not know a system call."""
+    code = b"".join(struct.pack("<HBBI", *i) for i in (
+        (0x20, 0, 0, 0), (0x15, 0, 1, nr), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7fff0000)))
+    failed = []
+
+    def work():
+        try:
+            space = ctypes.create_string_buffer(code)
+            prog = struct.pack("HxxxxxxP", 4, ctypes.addressof(space))
+            libc = ctypes.CDLL(None, use_errno=True)
+            check(libc.prctl(22, 2, prog, 0, 0), 0, "a seccomp filter")     # for this thread and its children
+            check((libc.syscall(nr, -1, 0, 0, 0), ctypes.get_errno()), (-1, errno.ENOSYS))
+            fn()
+        except Exception as e:
+            failed.append(e)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    for e in failed:
+        raise e
+
+
+@test(fs="ext4", start=False)
+def cold_reads_without_cachestat(s):
+    """As before Linux 6.5."""
+    without_call(451, lambda: cold_test(s, "sendfile"))
+
+
 @test(fs="ext4", args=["--threads", "1"])
 def cold_output_stalls_nobody(s):
     """What was in the page cache when it was asked for, and is not any more when its client takes it."""
