@@ -3764,7 +3764,10 @@ def grace_for_locks(s):
         assert granted(b2, tag2)
         assert pending(b2, tag)
         with fails(errno.ENOLCK):
-            a2.lock(io, 1, WR, 0, 9, flags=L_RECLAIM)
+            a2.lock(io, 1, WR, 0, 10, flags=L_RECLAIM)
+        # Who has not got the answer to RECLAIMED claims all again.
+        a2.lock(io, 1, WR, 0, 9, flags=L_RECLAIM)
+        a2.lock(io, 2, RD, flags=L_FLOCK | L_RECLAIM)
         check(held(b2, io, end=99), [(WR, 0, 9)])
         a2.unlock(io, 1)
         assert granted(b2, tag)
@@ -3814,6 +3817,22 @@ def who_claims_nothing_in_the_grace_has_lost_it(s):
     b.lock(io, 1, WR, flags=L_RECLAIM)
     with fails(errno.ENOLCK):
         a.lock(io, 1, WR, flags=L_RECLAIM)
+
+
+@test
+def only_who_had_something_claims_it(s):
+    a, idle = conn(s), conn(s)
+    io = rw_file(a)
+    a.lock(io, 1, WR)
+    s.kill()
+    s.start()
+    for x in conn(s), conn(s, session=idle.session):
+        with fails(errno.ENOLCK):
+            x.lock(io, 1, WR, flags=L_RECLAIM)
+        with fails(errno.EAGAIN):
+            x.lock(io, 1, WR)
+    again = conn(s, session=a.session)
+    again.lock(io, 1, WR, flags=L_RECLAIM)
 
 
 # ---- sessions and restarts ----

@@ -297,6 +297,17 @@ static struct lock *in_the_way(struct space *sp, const struct claim *c)
 	return NULL;
 }
 
+/* Its owner has it already: who claims it again has not got the answer. */
+static bool has(struct space *sp, const struct claim *c)
+{
+	struct lock *l;
+
+	TAILQ_FOREACH(l, &sp->locks, list)
+		if (same_owner(&l->c, c) && l->c.type == c->type && l->c.start <= c->start && l->c.end >= c->end)
+			return true;
+	return false;
+}
+
 /* Get a lock if it can be had now: 0, -EAGAIN, or another error. */
 static int take(struct locked *in, const struct claim *c)
 {
@@ -684,8 +695,10 @@ static int lock(struct op_ctx *op, const struct wfs_fh *fh, const struct claim *
 	if (!in) {
 		err = -ENOMEM;
 	} else {
-		if (reclaim != session_in_grace())
-			err = reclaim ? -ENOLCK : -EAGAIN;
+		if (reclaim && !session_may_claim(c->session))
+			err = has(space_of(in, c), c) ? 0 : -ENOLCK;
+		else if (!reclaim && session_in_grace())
+			err = -EAGAIN;
 		else
 			err = take(in, c);
 		if (err == -EAGAIN && reclaim)

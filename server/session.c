@@ -83,6 +83,12 @@ bool session_settling(void)
 			       MIN(SETTLE_SECONDS, (time_t)cfg.lease);
 }
 
+/* May it claim now what it held before the restart?  Nobody else has anything to claim. */
+bool session_may_claim(const struct session *s)
+{
+	return session_in_grace() && atomic_load_explicit(&s->head->flags, memory_order_relaxed) & HEAD_RECLAIM;
+}
+
 /* Under sessions_lock. */
 static void claimed(struct session *s)
 {

@@ -264,6 +264,7 @@ void session_init(void);
 uint64_t session_life(void);
 bool session_in_grace(void);
 bool session_settling(void);
+bool session_may_claim(const struct session *s);
 int session_join(const uint8_t *id, unsigned int conn, int sock, struct session **s, uint32_t *flags);
 void session_leave(struct session *s, unsigned int conn);
 void session_claims(struct session *s);
