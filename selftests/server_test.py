@@ -488,6 +488,17 @@ class Server:
                 raise Skip("no %s on a loop device: %s" % (fs, e.stdout.strip())) from None
         self.mounts.append(self.dir)
 
+    def state_disk(self):
+        """A file system of its own for the state, before the server starts: where it is mounted, and its image."""
+        where, image = self.base + "/disk", self.base + "/disk.image"
+        os.mkdir(where)
+        with open(image, "wb") as f:
+            f.truncate(100 << 20)
+        sh("mkfs.ext4 -q %s && mount -o loop %s %s" % (image, image, where))
+        self.mounts.append(where)
+        self.state = where + "/state"
+        return where, image
+
     def path(self, name):
         return self.dir + "/" + name
 
@@ -2479,12 +2490,12 @@ def slow_reader_stalls_nobody(s):
 
 
 @contextlib.contextmanager
-def frozen(s):
-    sh("fsfreeze -f %s" % s.dir)
+def frozen(s, where=None):
+    sh("fsfreeze -f %s" % (where or s.dir))
     try:
         yield
     finally:
-        sh("fsfreeze -u %s" % s.dir)
+        sh("fsfreeze -u %s" % (where or s.dir))
 
 
 def cpu_seconds(s):
@@ -3954,6 +3965,28 @@ def session_survives_restart(s):
         out.truncate(os.path.getsize(where + c.session.hex()))
     s.start()
     check(sorted(session_files(s)), sorted((c.session.hex(), idle.session.hex())))
+
+
+@test(start=False, args=["--threads", "1", "--lease", "1"])
+def stuck_state_dir_stalls_nobody(s):
+    """Connections end, and sessions, while the state directory's disk hangs."""
+    disk, _ = s.state_disk()
+    s.start()
+    gone, ended, late, other = (conn(s) for _ in range(4))
+    io = rw_file(other)
+    other.write(io, 0, b"x" * 8192)
+    gone.close()
+    until(lambda: gone.session.hex() not in session_files(s), 10, "a session ends")
+    other.sock.settimeout(5)
+    with frozen(s, disk):
+        for x in ended, late:
+            x.close()
+            for _ in range(5):
+                time.sleep(0.4)
+                check(len(other.read(io, 0, 8192)), 8192)
+    other.sock.settimeout(30)
+    until(lambda: session_files(s) == [other.session.hex()], 10, "the others end")
+    other.close_io(io)
 
 
 # ---- exactly once ----

@@ -117,7 +117,6 @@ static int change_hold(struct session *s, const struct wfs_fh *fh, enum hold_cha
 		atomic_fetch_add(&s->holds, 1);
 		atomic_fetch_add(&nholds, 1);
 		LIST_INSERT_HEAD(list, h, list);
-		session_claims(s);
 		h = NULL;
 	}
 	pthread_mutex_unlock(&sh->lock);
@@ -133,6 +132,7 @@ int hold_add(struct session *s, const struct wfs_fh *fh)
 {
 	int err;
 
+	session_claims(s);
 	orphan_lock_inode(fh);
 	err = change_hold(s, fh, HOLD_MORE, 0);
 	orphan_unlock_inode(fh);
@@ -156,6 +156,7 @@ int hold_set(struct session *s, const struct wfs_fh *fh, unsigned int count)
 
 	if (!count)
 		return change_hold(s, fh, HOLD_SET, 0);
+	session_claims(s);
 	orphan_lock_inode(fh);
 	err = change_hold(s, fh, HOLD_SET, count);
 	orphan_unlock_inode(fh);

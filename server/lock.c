@@ -209,7 +209,6 @@ static void add(struct space *sp, struct lock *l, const struct claim *c)
 {
 	l->c = *c;
 	l->c.session->locks++;
-	session_claims(l->c.session);
 	nlocks++;
 	insert(sp, l);
 }
@@ -742,8 +741,11 @@ int op_lock(struct op_ctx *op)
 	handle_with_rights(&rq->fh, 0, &fh);
 	if (rq->flags & WFS_LOCK_TEST)
 		return test(op, &fh, &c);
-	if (c.type != WFS_LOCK_UNLOCK)
+	if (c.type != WFS_LOCK_UNLOCK) {
+		if (!(rq->flags & WFS_LOCK_RECLAIM) || session_may_claim(op->session))
+			session_claims(op->session);
 		return lock(op, &fh, &c);
+	}
 	fill_reply(op, &c, 0);
 	return rq->flags & WFS_LOCK_CANCEL ? cancel(&fh, &c) : unlock(&fh, &c);
 }

@@ -500,6 +500,7 @@ static int op_create(struct op_ctx *op)
 	if (err)
 		return err;
 	cred_umask(op->cred, rq->umask);
+	session_claims(op->session);	/* hold_add() does too, but then the directory would wait as well */
 	change_lock_dirs(&rq->fh, NULL);
 	err = reply_pre(dir->fd, &rep->dir);
 	if (err)

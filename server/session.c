@@ -28,11 +28,16 @@
 
 #define SESSIONS_MAX		4096
 #define SETTLE_SECONDS		10	/* after the grace, at most, for requests that come again */
+#define BATCH			64
 #define LOCK_SECONDS		30	/* that the process before has to end */
 
 LIST_HEAD(session_list, session);
 
-static pthread_mutex_t sessions_lock = PTHREAD_MUTEX_INITIALIZER;	/* these five */
+/*
+ * These five.  It is taken under loops' locks, so nothing is done under it that could wait for the state directory's
+ * disk: no system call there, and no access to a session's head.
+ */
+static pthread_mutex_t sessions_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct session_list sessions = LIST_HEAD_INITIALIZER(sessions);
 static struct session_list ended = LIST_HEAD_INITIALIZER(ended);	/* to be freed */
 static unsigned int nsessions;
@@ -86,25 +91,49 @@ bool session_settling(void)
 /* May it claim now what it held before the restart?  Nobody else has anything to claim. */
 bool session_may_claim(const struct session *s)
 {
-	return session_in_grace() && atomic_load_explicit(&s->head->flags, memory_order_relaxed) & HEAD_RECLAIM;
+	return session_in_grace() && atomic_load_explicit(&s->reclaim, memory_order_relaxed);
 }
 
-/* Under sessions_lock. */
+/*
+ * It has claimed what it held, or can't any more.  That is in its file before others may have it, so that another
+ * restart does not let it claim that.
+ */
 static void claimed(struct session *s)
 {
-	if (!(atomic_fetch_and(&s->head->flags, ~HEAD_RECLAIM) & HEAD_RECLAIM) || --unclaimed)
+	if (!atomic_load(&s->reclaim))
 		return;
-	if (session_in_grace()) {
+	atomic_fetch_and(&s->head->flags, ~HEAD_RECLAIM);
+	pthread_mutex_lock(&sessions_lock);
+	if (atomic_exchange(&s->reclaim, false) && !--unclaimed && session_in_grace()) {
 		atomic_store(&grace_end, now_seconds());
 		atomic_store(&grace_over, true);
 	}
+	pthread_mutex_unlock(&sessions_lock);
 }
 
-/* There is something that the session has to claim after a restart: a hold, a lock. */
+/**
+ * session_claims - there will be something that the session has to claim after a restart: a hold, a lock
+ *
+ * Context: may wait for the disk; before it is there, and without a lock that others need.
+ */
 void session_claims(struct session *s)
 {
-	if (!(atomic_load_explicit(&s->head->flags, memory_order_relaxed) & HEAD_CLAIMS))
+	if (atomic_load(&s->claims))
+		return;
+	pthread_mutex_lock(&s->head_lock);
+	if (!atomic_load(&s->claims)) {
 		atomic_fetch_or(&s->head->flags, HEAD_CLAIMS);
+		atomic_store(&s->claims, true);
+	}
+	pthread_mutex_unlock(&s->head_lock);
+}
+
+/* Connections came or went: let the file say so. */
+static void write_left(struct session *s)
+{
+	pthread_mutex_lock(&s->head_lock);
+	s->head->left = atomic_load(&s->left);
+	pthread_mutex_unlock(&s->head_lock);
 }
 
 /* ---- files ---- */
@@ -153,6 +182,7 @@ static void free_memory(struct session *s)
 	if (s->head)
 		munmap(s->head, SESSION_FILE_SIZE);
 	pthread_mutex_destroy(&s->grow);
+	pthread_mutex_destroy(&s->head_lock);
 	free(s);
 }
 
@@ -163,6 +193,7 @@ static struct session *alloc_session(void)
 	if (!s)
 		return NULL;
 	pthread_mutex_init(&s->grow, NULL);
+	pthread_mutex_init(&s->head_lock, NULL);
 	for (unsigned int i = 0; i < WFS_CONNS_MAX; i++)
 		s->sock[i] = -1;
 	return s;
@@ -288,9 +319,11 @@ static int load_session(const char *name)
 	/* One that does not come back is not to be kept by the next restart and the one after. */
 	if (!s->head->left)
 		s->head->left = now_real();
+	atomic_store(&s->left, s->head->left);
 	s->expires = now_seconds() + cfg.lease;
 	if (atomic_load(&s->head->flags) & (HEAD_CLAIMS | HEAD_RECLAIM)) {
 		atomic_store(&s->head->flags, HEAD_RECLAIM);
+		atomic_store(&s->reclaim, true);
 		unclaimed++;
 	}
 	under_way += replay_load(s);
@@ -391,23 +424,33 @@ static void release_all(struct session *s)
 	unlinkat(dir_fd, file_name(s).s, 0);
 }
 
-/* Under sessions_lock.  Nobody gets what it held before the next restart, too, has forgotten it. */
-static void end_session(struct session *s)
+/* Under sessions_lock: no HELLO finds it any more.  end_session() follows, without. */
+static void take_out(struct session *s)
 {
-	unlinkat(dir_fd, file_name(s).s, 0);
 	LIST_REMOVE(s, list);
 	nsessions--;
 	s->ended = true;
+}
+
+/*
+ * Nobody gets what it held before the next restart, too, has forgotten it.  Whoever calls this has taken it out, and
+ * is a request of it, or there is none.
+ */
+static void end_session(struct session *s)
+{
+	unlinkat(dir_fd, file_name(s).s, 0);
 	claimed(s);
+	pthread_mutex_lock(&sessions_lock);
 	if (!s->users)
 		LIST_INSERT_HEAD(&ended, s, list);
+	pthread_mutex_unlock(&sessions_lock);
 }
 
 /*
  * Under sessions_lock.  There is no room: a session whose client may come back makes room for one
  * that is here.
  */
-static bool end_oldest(void)
+static struct session *take_out_oldest(void)
 {
 	struct session *s, *oldest = NULL;
 
@@ -415,7 +458,7 @@ static bool end_oldest(void)
 		if (!s->users && (!oldest || s->expires < oldest->expires))
 			oldest = s;
 	if (oldest)
-		end_session(oldest);
+		take_out(oldest);
 	return oldest;
 }
 
@@ -429,10 +472,12 @@ void session_end(struct session *s)
 	pthread_mutex_lock(&sessions_lock);
 	end = !s->ended;
 	if (end)
-		end_session(s);
+		take_out(s);
 	pthread_mutex_unlock(&sessions_lock);
-	if (end)
+	if (end) {
+		end_session(s);
 		release_all(s);
+	}
 }
 
 /**
@@ -440,43 +485,84 @@ void session_end(struct session *s)
  */
 void session_reclaimed(struct session *s)
 {
-	pthread_mutex_lock(&sessions_lock);
-	if (!s->ended)
-		claimed(s);
-	pthread_mutex_unlock(&sessions_lock);
+	claimed(s);
 }
 
 /*
- * Under sessions_lock.  Who has not claimed what he held by now has lost it: others may have it from here on, so
- * not even another restart may let him claim it.
+ * Who has not claimed what he held by now has lost it: others may have it from here on, so not even another restart
+ * may let him claim it.
  */
 static void end_grace(void)
 {
-	struct session *s, *next;
+	struct session *s;
+	bool end;
 
-	for (s = LIST_FIRST(&sessions); s && unclaimed; s = next) {
-		next = LIST_NEXT(s, list);
-		if (!(atomic_load(&s->head->flags) & HEAD_RECLAIM))
-			continue;
-		if (s->users)
-			claimed(s);
-		else
+	do {
+		pthread_mutex_lock(&sessions_lock);
+		LIST_FOREACH(s, &sessions, list)
+			if (!stopping && atomic_load(&s->reclaim))
+				break;
+		end = s && !s->users;
+		if (end)
+			take_out(s);
+		pthread_mutex_unlock(&sessions_lock);
+		if (end)
 			end_session(s);
-	}
+		else if (s)
+			claimed(s);
+	} while (s);
 }
 
+static void end_expired(time_t now)
+{
+	struct session *s;
+
+	do {
+		pthread_mutex_lock(&sessions_lock);
+		LIST_FOREACH(s, &sessions, list)
+			if (!stopping && !s->users && s->expires <= now)
+				break;
+		if (s)
+			take_out(s);
+		pthread_mutex_unlock(&sessions_lock);
+		if (s)
+			end_session(s);
+	} while (s);
+}
+
+/* Who left did that under a loop's lock, and could not wait for a disk. */
+static void write_all_left(void)
+{
+	struct session *s, *batch[BATCH];
+	unsigned int n;
+
+	do {
+		n = 0;
+		pthread_mutex_lock(&sessions_lock);
+		LIST_FOREACH(s, &sessions, list) {
+			if (!s->has_left || n == BATCH)
+				continue;
+			s->has_left = false;
+			batch[n++] = s;
+		}
+		pthread_mutex_unlock(&sessions_lock);
+		for (unsigned int i = 0; i < n; i++)
+			write_left(batch[i]);
+	} while (n == BATCH);
+}
+
+/**
+ * session_expire - called every second, by the only thread that frees sessions
+ */
 void session_expire(time_t now)
 {
-	struct session *s, *next;
+	struct session *s;
 
-	pthread_mutex_lock(&sessions_lock);
-	if (session_in_grace() && now >= atomic_load(&grace_end) && !stopping)
+	write_all_left();
+	if (session_in_grace() && now >= atomic_load(&grace_end))
 		end_grace();
-	for (s = LIST_FIRST(&sessions); s && !stopping; s = next) {
-		next = LIST_NEXT(s, list);
-		if (!s->users && s->expires <= now)
-			end_session(s);
-	}
+	end_expired(now);
+	pthread_mutex_lock(&sessions_lock);
 	while ((s = LIST_FIRST(&ended))) {
 		LIST_REMOVE(s, list);
 		pthread_mutex_unlock(&sessions_lock);
@@ -489,8 +575,8 @@ void session_expire(time_t now)
 
 /* ---- connections ---- */
 
-/* Takes the place of the list's lock: the file is made without it. */
-static int new_session(struct session **ret)
+/* With sessions_lock held afterwards; @gone: made room for it, and has to be ended when that is released. */
+static int new_session(struct session **ret, struct session **gone)
 {
 	struct session *s;
 	int err;
@@ -499,7 +585,9 @@ static int new_session(struct session **ret)
 	if (err)
 		return err;
 	pthread_mutex_lock(&sessions_lock);
-	if (nsessions >= SESSIONS_MAX && !end_oldest()) {
+	if (nsessions >= SESSIONS_MAX)
+		*gone = take_out_oldest();
+	if (nsessions >= SESSIONS_MAX) {
 		pthread_mutex_unlock(&sessions_lock);
 		release_all(s);
 		free_memory(s);
@@ -545,10 +633,10 @@ static int find_session(const uint8_t *id, struct session **ret)
 int session_join(const uint8_t *id, unsigned int conn, int sock, struct session **ret, uint32_t *flags)
 {
 	bool fresh = sodium_is_zero(id, WFS_SESSION_LEN);
-	struct session *s;
+	struct session *s, *gone = NULL;
 	int err;
 
-	err = fresh ? new_session(&s) : find_session(id, &s);
+	err = fresh ? new_session(&s, &gone) : find_session(id, &s);
 	if (err)
 		return err;
 	if (s->sock[conn] >= 0) {
@@ -556,17 +644,24 @@ int session_join(const uint8_t *id, unsigned int conn, int sock, struct session 
 		err = -EBUSY;
 	} else {
 		s->users++;
-		s->head->left = 0;
+		atomic_store(&s->left, 0);
 		s->sock[conn] = sock;
 		*flags = (fresh ? 0 : WFS_SESSION_KNOWN) |
-			 (atomic_load(&s->head->flags) & HEAD_RECLAIM ? WFS_SESSION_RECLAIM : 0);
+			 (atomic_load(&s->reclaim) ? WFS_SESSION_RECLAIM : 0);
 		*ret = s;
 	}
 	pthread_mutex_unlock(&sessions_lock);
+	if (gone)
+		end_session(gone);
+	if (!err && !fresh)
+		write_left(s);
 	return err;
 }
 
-/* A connection is no more; nothing is under way on it.  Its socket is closed after that. */
+/*
+ * A connection is no more; nothing is under way on it.  Its socket is closed after that.  Under the loop's lock, so the
+ * session's file gets to know it later.
+ */
 void session_leave(struct session *s, unsigned int conn)
 {
 	pthread_mutex_lock(&sessions_lock);
@@ -574,8 +669,10 @@ void session_leave(struct session *s, unsigned int conn)
 	if (!--s->users) {
 		s->expires = now_seconds() + cfg.lease;
 		/* When it is us who go the client did not leave. */
-		if (!stopping)
-			s->head->left = now_real();
+		if (!stopping) {
+			atomic_store(&s->left, now_real());
+			s->has_left = true;
+		}
 		if (s->ended)
 			LIST_INSERT_HEAD(&ended, s, list);
 	}

@@ -241,18 +241,23 @@ unsigned int file_cached(void);
  * struct session - the connections of one mount
  * @head, @records: its file, mapped
  * @grow: one session_grow() at a time
+ * @head_lock: the last to write @left to @head writes what is true, and @claims is there before it is relied on
+ * @claims, @reclaim, @left: as in @head, which is not read any more
  * @have: groups of records that are only in memory
  */
 struct session {
 	uint8_t			id[WFS_SESSION_LEN];
 	struct session_head	*head;
 	char			*records;
-	pthread_mutex_t		grow;
+	pthread_mutex_t		grow, head_lock;
+	atomic_bool		claims, reclaim;
+	_Atomic int64_t		left;
 	_Atomic uint64_t	have[REPLAY_GROUPS / 64];
 	atomic_uint		stuck;		/* requests in file system calls that take long */
 	atomic_uint		holds;
 	unsigned int		locks;		/* under table_lock (lock.c) */
-	unsigned int		users;		/* these five: under sessions_lock */
+	unsigned int		users;		/* these six: under sessions_lock */
+	bool			has_left;	/* @head is to be told */
 	bool			ended;		/* no HELLO finds it any more */
 	time_t			expires;	/* when there are no users */
 	int			sock[WFS_CONNS_MAX];	/* -1, or the connection of that index */
