@@ -8,7 +8,7 @@
  */
 #include "internal.h"
 
-#define WFS_UNREAD_AGE		(30 * HZ)	/* of no access to a file, after which nobody is taken to come for it */
+#define WFS_UNREAD_AGE		(10 * HZ)	/* of no access to a file, after which nobody is taken to come for it */
 #define WFS_UNREAD_CHUNK	4096		/* pages looked at without a break */
 
 /* The mark is PG_owner_2, which is the file system's.  Return whether it was set. */

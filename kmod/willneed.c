@@ -192,4 +192,5 @@ void wfs_willneed_end(struct wfs_session *sess)
 	list_for_each_entry_safe(w, next, &sess->willneed, link)
 		wfs_willneed_free(w);
 	INIT_LIST_HEAD(&sess->willneed);
+	sess->nr_willneed = 0;
 }

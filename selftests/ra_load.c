@@ -163,7 +163,7 @@ static long read_streams(const char *server, size_t len, bool make)
 	return bad;
 }
 
-TEST_F(dir, many_streams_hold_no_more_than_the_bound)
+TEST_F_TIMEOUT(dir, many_streams_hold_no_more_than_the_bound, 60)
 {
 	atomic_long most = 0;
 	pthread_t watcher;
@@ -217,7 +217,7 @@ TEST_F(dir, what_leaves_memory_unread_is_wasted)
 	close(fd);
 }
 
-TEST_F(dir, advice_reads_all_of_a_range_and_goes_on_when_the_file_is_closed)
+TEST_F_TIMEOUT(dir, advice_reads_all_of_a_range_and_goes_on_when_the_file_is_closed, 60)
 {
 	long before;
 	int fd;
@@ -276,6 +276,41 @@ TEST_F(dir, advice_keeps_to_the_bound)
 	EXPECT_EQ(0, value("unread"));
 }
 
+/* Who says that he needs something and does not come for it does not keep others from reading ahead for long. */
+TEST_F_TIMEOUT(dir, what_nobody_comes_for_is_forgotten, 100)
+{
+	unsigned char buf[65536];
+	long wasted;
+	int fd, i;
+
+	OK(drop_caches());
+	OK(options("readahead_mem=8"));
+	OK(fd = big_file(self->server));
+	wasted = value("wasted");
+	OK(posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED));
+	close(fd);
+	ASSERT_TRUE(becomes("unread", BOUND / 2, BOUND));
+	for (i = 0; i < 64; i++) {
+		char path[2 * PATH_MAX];
+
+		snprintf(path, sizeof(path), "%s/s%d", self->server, i);
+		OK(make_file(path, sizeof(buf), i));
+	}
+	/* others read, and ask for more room */
+	for (i = 0; i < 6400 && value("unread") >= BOUND / 2; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "s%d", i % 64);
+		OK(fd = open(name, O_RDONLY));
+		ASSERT_EQ((ssize_t)sizeof(buf), pread_all(fd, buf, sizeof(buf), 0));
+		ASSERT_EQ(-1, mismatch(buf, sizeof(buf), 0, i % 64));
+		close(fd);
+		usleep(10000);
+	}
+	EXPECT_LT(value("unread"), BOUND / 2);
+	EXPECT_GE(value("wasted") - wasted, BOUND / 2);
+}
+
 TEST_F(dir, off_reads_nothing_ahead_and_always_does)
 {
 	unsigned char buf[16384];
@@ -298,7 +333,7 @@ TEST_F(dir, off_reads_nothing_ahead_and_always_does)
 }
 
 /* Streams that together ask for more than the link has room for are held back; one alone is not, neither before nor after. */
-TEST_F(dir, a_busy_mount_throttles_and_comes_back)
+TEST_F_TIMEOUT(dir, a_busy_mount_throttles_and_comes_back, 60)
 {
 	unsigned char buf[65536];
 	long before, ahead;
