@@ -3,7 +3,8 @@
  * file.c - open files by handle: a bounded cache, so that a read costs no open.
  *
  * What nobody used for some seconds is closed, or the space of a file that was deleted behind our
- * back would never come free.
+ * back would never come free.  What was written is synced before that: of data that the disk loses later only those
+ * are told who have the file open then, and that is to be us.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,9 +17,15 @@
 
 #define SHARDS		64	/* a power of 2 */
 #define BUCKETS		512	/* of a shard; a power of 2 */
+#define IDLE_SECONDS	5
+#define VICTIMS		8	/* looked at for one that can be closed at once */
+#define SYNC_EACH	32	/* more files than that are synced by one call for all */
+#define EVICT_SECONDS	10	/* most that somebody waits for a descriptor */
+#define EVICT		2	/* closes so many of each shard */
 
 LIST_HEAD(file_list, file);
 TAILQ_HEAD(file_lru, file);
+TAILQ_HEAD(file_idle, file);
 
 static struct shard {
 	pthread_mutex_t		lock;		/* this structure, and the links of its files */
@@ -35,14 +42,6 @@ static struct shard *shard_of(uint64_t hash)
 static struct file_list *bucket_of(struct shard *sh, uint64_t hash)
 {
 	return &sh->buckets[hash / SHARDS % BUCKETS];
-}
-
-void file_cache_init(void)
-{
-	for (unsigned int i = 0; i < SHARDS; i++) {
-		pthread_mutex_init(&shards[i].lock, NULL);
-		TAILQ_INIT(&shards[i].lru);
-	}
 }
 
 struct file *file_ref(struct file *file)
@@ -83,38 +82,76 @@ static struct file *find(struct shard *sh, const struct wfs_fh *fh)
 	return NULL;
 }
 
+/**
+ * file_new - a file that is not the cache's
+ * @fd: taken over, whatever happens
+ *
+ * Return: the file, with a reference for the caller; NULL without memory.
+ */
+struct file *file_new(const struct wfs_fh *fh, int fd, bool rdonly)
+{
+	struct file *file = malloc(sizeof(*file));
+
+	if (!file) {
+		close(fd);
+		return NULL;
+	}
+	*file = (struct file){ .fh = *fh, .fd = fd, .refs = 1, .rdonly = rdonly, .sync = SYNC_INIT,
+			       .stream_lock = PTHREAD_MUTEX_INITIALIZER };
+	return file;
+}
+
+/* Data was written through it, and is not on the disk yet. */
+void file_wrote(struct file *file)
+{
+	if (!atomic_load(&file->written))
+		atomic_store(&file->written, true);
+}
+
+/* Nobody has it in use, and nobody needs it for what has been done; under the shard's lock. */
+static bool closable(struct file *file)
+{
+	return atomic_load(&file->refs) == 1 && !atomic_load(&file->written);
+}
+
+static struct file *find_victim(struct shard *sh)
+{
+	struct file *file = TAILQ_FIRST(&sh->lru);
+
+	for (unsigned int i = 0; file && i < VICTIMS; i++, file = TAILQ_NEXT(file, lru))
+		if (closable(file))
+			return file;
+	return NULL;
+}
+
 static struct file *insert(const struct wfs_fh *fh, int fd, bool rdonly)
 {
 	struct shard *sh = shard_of(handle_hash(fh));
 	struct file *file, *other, *victim = NULL;
 
-	file = malloc(sizeof(*file));
-	if (!file) {
-		close(fd);
+	file = file_new(fh, fd, rdonly);
+	if (!file)
 		return NULL;
-	}
-	*file = (struct file){ .fh = *fh, .fd = fd, .refs = 2, .rdonly = rdonly, .cached = true,
-			       .used = now_seconds(), .stream_lock = PTHREAD_MUTEX_INITIALIZER };
-
 	pthread_mutex_lock(&sh->lock);
 	other = find(sh, fh);
 	if (!other) {
+		file_ref(file);
+		file->cached = true;
+		file->used = now_seconds();
 		LIST_INSERT_HEAD(bucket_of(sh, handle_hash(fh)), file, hash);
 		TAILQ_INSERT_TAIL(&sh->lru, file, lru);
-		if (++sh->count > cfg.max_files / SHARDS) {
-			victim = TAILQ_FIRST(&sh->lru);
+		/* Without a victim there are too many until they are synced. */
+		if (++sh->count > cfg.max_files / SHARDS)
+			victim = find_victim(sh);
+		if (victim)
 			unlink_file(sh, victim);
-		}
 	}
 	pthread_mutex_unlock(&sh->lock);
 
 	file_put(victim);
-	if (other) {
-		close(fd);
-		free(file);
-		return other;
-	}
-	return file;
+	if (other)
+		file_put(file);
+	return other ? other : file;
 }
 
 /**
@@ -135,7 +172,7 @@ static int open_handle(const struct wfs_fh *fh, int flags)
 
 	do
 		fd = handle_open(fh, flags);
-	while ((fd == -EMFILE || fd == -ENFILE) && file_evict());
+	while ((fd == -EMFILE || fd == -ENFILE) && file_evict(true));
 	return fd;
 }
 
@@ -187,6 +224,33 @@ int file_get(struct cred *cred, const struct wfs_fh *fh, struct file **file)
 	return *file ? 0 : -ENOMEM;
 }
 
+static void forget(const struct wfs_fh *key)
+{
+	struct shard *sh = shard_of(handle_hash(key));
+	struct file *file;
+
+	pthread_mutex_lock(&sh->lock);
+	file = find(sh, key);
+	if (file)
+		unlink_file(sh, file);
+	pthread_mutex_unlock(&sh->lock);
+	if (file) {
+		file_put(file);
+		file_put(file);
+	}
+}
+
+/* The inode is gone: its descriptors must not keep its blocks. */
+void file_forget(const struct wfs_fh *fh)
+{
+	for (unsigned int rights = 0; rights <= (FH_READ | FH_WRITE); rights++) {
+		struct wfs_fh key;
+
+		handle_with_rights(fh, rights, &key);
+		forget(&key);
+	}
+}
+
 /**
  * file_get_write - the same for who writes
  *
@@ -207,7 +271,7 @@ int file_get_write(struct cred *cred, const struct wfs_fh *fh, struct file **fil
 		return 0;
 	/* It may have become writable again. */
 	file_put(*file);
-	file_forget(fh);
+	forget(fh);
 	err = file_get(cred, fh, file);
 	if (!err && (*file)->rdonly) {
 		file_put(*file);
@@ -216,67 +280,171 @@ int file_get_write(struct cred *cred, const struct wfs_fh *fh, struct file **fil
 	return err;
 }
 
-/* The inode is gone: its descriptors must not keep its blocks. */
-void file_forget(const struct wfs_fh *fh)
+/* The open file of the same inode with these rights, if it is in the cache; or NULL. */
+struct file *file_cached_as(const struct wfs_fh *fh, unsigned int rights)
 {
-	for (unsigned int rights = 0; rights <= (FH_READ | FH_WRITE); rights++) {
-		struct wfs_fh key;
-		struct shard *sh;
-		struct file *file;
+	struct wfs_fh key;
+	struct shard *sh;
+	struct file *file;
 
-		handle_with_rights(fh, rights, &key);
-		sh = shard_of(handle_hash(&key));
-		pthread_mutex_lock(&sh->lock);
-		file = find(sh, &key);
-		if (file)
-			unlink_file(sh, file);
-		pthread_mutex_unlock(&sh->lock);
-		if (file) {
-			file_put(file);
-			file_put(file);
-		}
-	}
+	handle_with_rights(fh, rights, &key);
+	sh = shard_of(handle_hash(&key));
+	pthread_mutex_lock(&sh->lock);
+	file = find(sh, &key);
+	pthread_mutex_unlock(&sh->lock);
+	return file;
 }
 
-/* Close up to @max files of a shard that nobody has in use and nobody used since @before. */
-static unsigned int expire_shard(struct shard *sh, time_t before, unsigned int max)
+/* Is it to go, of its shard's oldest?  When it is idle, or there are too many. */
+static bool too_old(struct shard *sh, struct file *file, time_t before)
 {
-	TAILQ_HEAD(, file) gone = TAILQ_HEAD_INITIALIZER(gone);
+	return file && (file->used < before || sh->count > cfg.max_files / SHARDS);
+}
+
+/* Close up to @max files of a shard that nobody used since @before. */
+static unsigned int close_idle(struct shard *sh, time_t before, unsigned int max)
+{
+	struct file_idle gone = TAILQ_HEAD_INITIALIZER(gone);
 	struct file *file, *next;
 	unsigned int n = 0;
 
 	pthread_mutex_lock(&sh->lock);
-	for (file = TAILQ_FIRST(&sh->lru); file && file->used < before && n < max; file = next) {
+	for (file = TAILQ_FIRST(&sh->lru); too_old(sh, file, before) && n < max; file = next) {
 		next = TAILQ_NEXT(file, lru);
-		if (atomic_load(&file->refs) > 1)
+		if (!closable(file))
 			continue;
 		unlink_file(sh, file);
-		TAILQ_INSERT_TAIL(&gone, file, lru);
+		TAILQ_INSERT_TAIL(&gone, file, idle);
 		n++;
 	}
 	pthread_mutex_unlock(&sh->lock);
 
 	/* Closing the last descriptor of a deleted file takes its time: not under the lock. */
 	while ((file = TAILQ_FIRST(&gone))) {
-		TAILQ_REMOVE(&gone, file, lru);
+		TAILQ_REMOVE(&gone, file, idle);
 		file_put(file);
 	}
 	return n;
 }
 
-void file_expire(time_t before)
+/* Of those, up to @max that were written. */
+static unsigned int find_written(struct shard *sh, time_t before, unsigned int max, struct file_idle *found)
 {
-	for (unsigned int i = 0; i < SHARDS; i++)
-		expire_shard(&shards[i], before, UINT_MAX);
+	struct file *file;
+	unsigned int n = 0;
+
+	pthread_mutex_lock(&sh->lock);
+	for (file = TAILQ_FIRST(&sh->lru); too_old(sh, file, before) && n < max; file = TAILQ_NEXT(file, lru)) {
+		if (atomic_load(&file->refs) > 1 || !atomic_load(&file->written))
+			continue;
+		file_ref(file);
+		TAILQ_INSERT_TAIL(found, file, idle);
+		n++;
+	}
+	pthread_mutex_unlock(&sh->lock);
+	return n;
 }
 
-bool file_evict(void)
+/* They stay in the cache meanwhile: a COMMIT that comes now has to wait for what we learn. */
+static void sync_idle(time_t before, unsigned int max)
+{
+	struct file_idle found = TAILQ_HEAD_INITIALIZER(found);
+	unsigned int n = 0;
+	struct file *file;
+
+	for (unsigned int i = 0; i < SHARDS; i++)
+		n += find_written(&shards[i], before, max, &found);
+	if (n > SYNC_EACH) {
+		TAILQ_FOREACH(file, &found, idle)
+			atomic_store(&file->written, false);
+		sync_all(NULL);
+	}
+	while ((file = TAILQ_FIRST(&found))) {
+		if (n <= SYNC_EACH)
+			sync_file(NULL, file, SYNC_DATA);
+		TAILQ_REMOVE(&found, file, idle);
+		file_put(file);
+	}
+}
+
+static unsigned int close_all_idle(time_t before, unsigned int max)
 {
 	unsigned int n = 0;
 
 	for (unsigned int i = 0; i < SHARDS; i++)
-		n += expire_shard(&shards[i], now_seconds() + 1, 2);
+		n += close_idle(&shards[i], before, max);
 	return n;
+}
+
+static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;	/* these four */
+static pthread_cond_t idle_wake = PTHREAD_COND_INITIALIZER, idle_done = PTHREAD_COND_INITIALIZER;
+static bool evict;			/* somebody needs descriptors */
+static unsigned long nrounds, nclosed;
+
+static struct timespec in_seconds(unsigned int seconds)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	ts.tv_sec += seconds;
+	return ts;
+}
+
+/* Syncs and closes what is idle; a thread of its own, as both may take long. */
+static void *idle_main(void *arg)
+{
+	for (;;) {
+		struct timespec second = in_seconds(1);
+		bool now;
+
+		pthread_mutex_lock(&idle_lock);
+		if (!evict)
+			pthread_cond_timedwait(&idle_wake, &idle_lock, &second);
+		now = evict;
+		evict = false;
+		pthread_mutex_unlock(&idle_lock);
+
+		time_t before = now ? now_seconds() + 1 : now_seconds() - IDLE_SECONDS;
+		unsigned int max = now ? EVICT : UINT_MAX, n;
+
+		sync_idle(before, max);
+		n = close_all_idle(before, max);
+
+		pthread_mutex_lock(&idle_lock);
+		nrounds++;
+		nclosed += n;
+		pthread_cond_broadcast(&idle_done);
+		pthread_mutex_unlock(&idle_lock);
+	}
+	return arg;
+}
+
+/**
+ * file_evict - there are no descriptors: close some of those that nobody uses
+ * @wait: for those that have to be synced first, if there are no others
+ *
+ * Return: true if some were closed.
+ */
+bool file_evict(bool wait)
+{
+	struct timespec until = in_seconds(EVICT_SECONDS);
+	unsigned long before, last;
+	bool closed;
+
+	if (close_all_idle(now_seconds() + 1, EVICT))
+		return true;
+	pthread_mutex_lock(&idle_lock);
+	before = nclosed;
+	/* That which is under way may not see what we have seen. */
+	last = nrounds + 2;
+	do {
+		evict = true;
+		pthread_cond_signal(&idle_wake);
+	} while (wait && nclosed == before && nrounds < last &&
+		 !pthread_cond_timedwait(&idle_done, &idle_lock, &until));
+	closed = nclosed != before;
+	pthread_mutex_unlock(&idle_lock);
+	return closed;
 }
 
 unsigned int file_cached(void)
@@ -289,4 +457,14 @@ unsigned int file_cached(void)
 		pthread_mutex_unlock(&shards[i].lock);
 	}
 	return n;
+}
+
+void file_cache_init(void)
+{
+	for (unsigned int i = 0; i < SHARDS; i++) {
+		pthread_mutex_init(&shards[i].lock, NULL);
+		TAILQ_INIT(&shards[i].lru);
+	}
+	if (thread_start(idle_main, NULL))
+		die("no memory for a thread");
 }

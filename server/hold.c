@@ -211,12 +211,11 @@ void hold_pin(const struct wfs_fh *fh, int fd)
 	rdonly = rw < 0;
 	if (rdonly)
 		rw = open_file_of(fd, O_RDONLY);
-	file = rw < 0 ? NULL : malloc(sizeof(*file));
+	file = rw < 0 ? NULL : file_new(&key, rw, rdonly);
 	if (!file) {
-		log_limited("an open file that was deleted is lost: %s", strerror(errno));
+		log_limited("an open file that was deleted is lost: %s", rw < 0 ? strerror(-rw) : "no memory");
 		return;
 	}
-	*file = (struct file){ .fh = key, .fd = rw, .refs = 1, .rdonly = rdonly };
 
 	list = lock_holds(&key, &sh);
 	LIST_FOREACH(h, list, list) {

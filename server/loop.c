@@ -254,7 +254,6 @@ static void *janitor_main(void *arg)
 	for (;;) {
 		time_t now = now_seconds();
 
-		file_expire(now - 5);
 		readdir_expire(now - 5);
 		session_expire(now);
 		if (atomic_exchange(&memory_short, false))

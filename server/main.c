@@ -268,7 +268,7 @@ static bool accept_all(int listener)
 			    errno == ENOMEM) {
 				log_limited("accepting no connections for a while: %s",
 					    strerror(errno));
-				file_evict();
+				file_evict(false);
 				return false;
 			}
 			/* None left; or one that is gone already, then this is called again. */

@@ -39,7 +39,7 @@ static struct fd_path fd_path(int fd)
 
 static bool out_of_files(int fd)
 {
-	return fd < 0 && (errno == EMFILE || errno == ENFILE) && file_evict();
+	return fd < 0 && (errno == EMFILE || errno == ENFILE) && file_evict(true);
 }
 
 int open_file_of(int fd, int flags)
@@ -679,20 +679,6 @@ int write_open(struct op_ctx *op, struct file **file)
 	return err;
 }
 
-/*
- * Written data may be lost, whosever it was: all clients have to send again what they still have,
- * since the kernel tells of it only once.
- */
-static int sync_result(struct op_ctx *op, int err)
-{
-	if (err == -EIO || err == -ENOSPC || err == -EDQUOT) {
-		cred_root(op->cred);
-		cred_umask(op->cred, 077);
-		verifier_changed();
-	}
-	return err;
-}
-
 int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos)
 {
 	struct wfs_write_rep *rep = (void *)op->rep->body;
@@ -713,6 +699,7 @@ int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t le
 		len -= n;
 		pos += n;
 		stat_add(&stats.bytes_written, n);
+		file_wrote(file);
 	}
 	err2 = reply_change(op, &ch, file->fd, &rep->attr);
 	return err ? err : err2;
@@ -727,31 +714,44 @@ int write_done(struct op_ctx *op, struct file *file, bool stable, uint64_t verif
 	struct wfs_write_rep *rep = (void *)op->rep->body;
 
 	rep->verifier = htole64(verifier);
-	if (stable && fdatasync(file->fd))
-		return sync_result(op, -errno);
 	op->rep->body_len = sizeof(*rep);
-	return 0;
+	return stable ? sync_file(op->cred, file, SYNC_DATA) : 0;
 }
 
-static int sync_file(struct op_ctx *op, struct file *file)
+/* Through a descriptor that was opened for reading, or is for now. */
+static int commit_read(struct op_ctx *op, struct file *file, enum sync_how how)
 {
-	bool datasync = op->rq->flags & WFS_COMMIT_DATASYNC;
-	int fd = file->fd, err;
 	struct statx stx;
+	int fd, err;
 
-	if (!handle_rights(&file->fh)) {
-		if (statx(fd, "", AT_EMPTY_PATH, STATX_TYPE, &stx))
-			return -errno;
-		if (!S_ISREG(stx.stx_mode) && !S_ISDIR(stx.stx_mode))
-			return -EINVAL;
-		fd = open_file_of(fd, O_RDONLY);
-		if (fd < 0)
-			return fd;
+	if (handle_rights(&file->fh))
+		return sync_file(op->cred, file, how);
+	if (statx(file->fd, "", AT_EMPTY_PATH, STATX_TYPE, &stx))
+		return -errno;
+	if (!S_ISREG(stx.stx_mode) && !S_ISDIR(stx.stx_mode))
+		return -EINVAL;
+	fd = open_file_of(file->fd, O_RDONLY);
+	if (fd < 0)
+		return fd;
+	err = sync_file_by(op->cred, file, fd, how);
+	close(fd);
+	return err;
+}
+
+/* Lost data is told of where it was written, and need not be told where the file was opened after that. */
+static int commit_file(struct op_ctx *op, struct file *file)
+{
+	enum sync_how how = op->rq->flags & WFS_COMMIT_DATASYNC ? SYNC_DATA : SYNC_FILE;
+	int err = commit_read(op, file, how);
+
+	for (unsigned int rights = FH_WRITE; rights <= (FH_READ | FH_WRITE) && !err; rights++) {
+		struct file *other = file_cached_as(&file->fh, rights);
+
+		if (other && other != file)
+			err = sync_file(op->cred, other, how);
+		file_put(other);
 	}
-	err = (datasync ? fdatasync(fd) : fsync(fd)) ? -errno : 0;
-	if (fd != file->fd)
-		close(fd);
-	return sync_result(op, err);
+	return err;
 }
 
 static int op_commit(struct op_ctx *op)
@@ -764,14 +764,8 @@ static int op_commit(struct op_ctx *op)
 	if (err)
 		return err;
 	cred_root(op->cred);
-	if (op->rq->flags & WFS_COMMIT_ALL)
-		err = sync_result(op, syncfs(cfg.root_fd) ? -errno : 0);
-	else
-		err = sync_file(op, file);
-	/*
-	 * Afterwards: the kernel tells of lost data once for each open file, so another COMMIT may
-	 * have been told what this one was not.
-	 */
+	err = op->rq->flags & WFS_COMMIT_ALL ? sync_all(op->cred) : commit_file(op, file);
+	/* Afterwards: somebody else may have been told what we were not. */
 	rep->verifier = htole64(verifier_get());
 	if (!err)
 		err = reply_attr(op, file->fd, &rep->attr);

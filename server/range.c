@@ -33,6 +33,7 @@ int op_allocate(struct op_ctx *op)
 	change_begin(&ch, file->fd, op->session);
 	if (!err && fallocate(file->fd, rq->mode, rq->offset, rq->len))
 		err = -errno;
+	file_wrote(file);
 	err2 = reply_change(op, &ch, file->fd, &rep->attr);
 	if (!err)
 		err = err2;
@@ -90,6 +91,7 @@ int op_copy(struct op_ctx *op)
 	n = copy_file_range(from->fd, &in, to->fd, &out, MIN(rq->len, COPY_MAX), 0);
 	if (n < 0)
 		err = -errno;
+	file_wrote(to);
 	err2 = reply_change(op, &ch, to->fd, &rep->wrote.attr);
 	if (!err)
 		err = err2;

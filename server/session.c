@@ -156,7 +156,7 @@ static int open_session(const struct session *s, int flags)
 
 	do
 		fd = openat(dir_fd, file_name(s).s, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
-	while (fd < 0 && (errno == EMFILE || errno == ENFILE) && file_evict());
+	while (fd < 0 && (errno == EMFILE || errno == ENFILE) && file_evict(false));
 	return fd < 0 ? -errno : fd;
 }
 

@@ -175,6 +175,34 @@ int cred_assume(struct cred *cred, const struct request *rq);
 void cred_root(struct cred *cred);
 void cred_umask(struct cred *cred, mode_t mask);
 
+/* ---- sync.c ---- */
+
+enum sync_how {
+	SYNC_DATA,	/* fdatasync(2) */
+	SYNC_FILE,	/* fsync(2) */
+	SYNC_ALL,	/* syncfs(2) */
+};
+
+/**
+ * struct sync - the calls that sync through one open file
+ * @how: what those want who wait for the next call
+ * @begun, @ended: how many calls
+ * @failed, @err: the last one that did
+ */
+struct sync {
+	pthread_mutex_t	lock;		/* this structure */
+	pthread_cond_t	over;
+	enum sync_how	how;
+	uint64_t	begun, ended, failed;
+	int		err;
+};
+#define SYNC_INIT { .lock = PTHREAD_MUTEX_INITIALIZER, .over = PTHREAD_COND_INITIALIZER }
+
+struct file;
+int sync_file(struct cred *cred, struct file *file, enum sync_how how);
+int sync_file_by(struct cred *cred, struct file *file, int fd, enum sync_how how);
+int sync_all(struct cred *cred);
+
 /* ---- file.c ---- */
 
 #define FILE_STREAMS	4
@@ -198,6 +226,7 @@ struct file_stream {
  * @refs: one for the cache while it is in there, one for each user
  * @suspect: reading it failed after a reply had been promised: read first, promise then
  * @rdonly: the handle has the right to write, but the disk was read-only when it was opened
+ * @written: through it, since the last sync: it is not closed unsynced, or nobody would be told of lost data
  * @cold_until: in seconds: had data that was not in the page cache, so streams are looked for until then
  */
 struct file {
@@ -206,6 +235,8 @@ struct file {
 	atomic_uint		refs;
 	atomic_bool		suspect;
 	bool			rdonly;
+	atomic_bool		written;
+	struct sync		sync;
 	_Atomic time_t		cold_until;
 	pthread_mutex_t		stream_lock;	/* these two */
 	struct file_stream	streams[FILE_STREAMS];
@@ -214,17 +245,20 @@ struct file {
 	time_t			used;
 	LIST_ENTRY(file)	hash;
 	TAILQ_ENTRY(file)	lru;
+	TAILQ_ENTRY(file)	idle;		/* file.c's thread */
 };
 
 void file_cache_init(void);
 int file_get(struct cred *cred, const struct wfs_fh *fh, struct file **file);
 int file_get_write(struct cred *cred, const struct wfs_fh *fh, struct file **file);
-struct file *file_insert(const struct wfs_fh *fh, int fd);	/* takes over fd */
+struct file *file_new(const struct wfs_fh *fh, int fd, bool rdonly);	/* these two take over fd */
+struct file *file_insert(const struct wfs_fh *fh, int fd);
+struct file *file_cached_as(const struct wfs_fh *fh, unsigned int rights);
+void file_wrote(struct file *file);
 struct file *file_ref(struct file *file);
 void file_put(struct file *file);
 void file_forget(const struct wfs_fh *fh);	/* whatever its rights */
-void file_expire(time_t before);
-bool file_evict(void);			/* frees a few descriptors when there are none left */
+bool file_evict(bool wait);		/* frees a few descriptors when there are none left */
 unsigned int file_cached(void);
 
 /* ---- session.c ---- */
