@@ -3949,6 +3949,40 @@ def session_status(s, session):
     return status
 
 
+@test
+def records_of_before_are_not_believed(s):
+    """The handles in requests that a restarted server answers from records, and in the records, are checked."""
+    c = conn(s)
+    f = c.create(c.root, "f")
+    bad = bytearray(f.io)
+    bad[19] = 255                   # the length of the kernel's handle within
+    create, open_bad, close_bad = (c.frame(*ask) for ask in (
+        (CREATE, b_create(c.root, "g", 0o644, 0, RW)), (OPEN, bytes(bad) + bytes((O_READ, 0, 0, 0)) + bytes(4)),
+        (CLOSE, bytes(bad))))
+    for (tag, raw), status in ((create, 0), (open_bad, errno.ESTALE), (close_bad, errno.ESTALE)):
+        c.sock.sendall(raw)
+        check(c.wait(tag).status, status)
+    s.kill()
+    name, = session_files(s)
+    directory, = (d for d in os.listdir(s.state) if d.endswith(".sessions"))
+    with open("%s/%s/%s" % (s.state, directory, name), "r+b") as file:
+        def record(slot, offset):
+            file.seek(4096 + slot * 1280 + offset)
+            return file
+        for (slot, seq), _ in (create, open_bad, close_bad):
+            check(struct.unpack("<I", record(slot, 4).read(4))[0], seq)
+            record(slot, 20).write(bytes(4))                # the status
+        record(create[0][0], 696 + 19).write(bytes((255,)))     # the reply's
+    s.start()
+    c = Conn(s, hello=False)
+    check(c.hello(session=bytes.fromhex(name)).status, 0)
+    for _, raw in (create, open_bad, close_bad):
+        c.sock.sendall(raw)
+        check(c.recv().status, errno.ESTALE)
+    c.sock.sendall(pack_request(SESSION, b_session(END), slot=99))
+    check(c.recv().status, 0)
+
+
 @test(args=["--lease", "4"])
 def session_ends_a_lease_after_its_last_connection(s):
     c = conn(s)

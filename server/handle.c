@@ -43,7 +43,7 @@ struct kernel_handle {
 	uint8_t			space[MAX_HANDLE_SZ];
 };
 
-static uint8_t key[KEY_LEN];		/* set before the first thread starts */
+static uint8_t key[KEY_LEN], other_key[KEY_LEN];	/* set before the first thread starts */
 static char verifier_path[PATH_MAX];
 
 static void sign(const struct sealed *s, uint8_t *mac)
@@ -137,6 +137,15 @@ uint64_t handle_hash(const struct wfs_fh *fh)
 	return hash;
 }
 
+/* A hash of anything, for which nobody outside can make another thing; the same after a restart. */
+uint64_t handle_keyed_hash(const void *data, size_t len)
+{
+	uint64_t hash;
+
+	crypto_shorthash_siphash24((uint8_t *)&hash, data, len, other_key);
+	return hash;
+}
+
 /* The inode, without rights, as a file's name. */
 void handle_name(const struct wfs_fh *fh, char name[HANDLE_NAME])
 {
@@ -213,7 +222,7 @@ static void export_name(char name[33])
 	sodium_bin2hex(name, 33, hash, 16);
 }
 
-static void setup_key(const char *name)
+static void read_key(const char *name)
 {
 	char path[PATH_MAX];
 	ssize_t n;
@@ -230,6 +239,14 @@ static void setup_key(const char *name)
 	err = write_file(path, key, KEY_LEN);
 	if (err)
 		die("%s: %s", path, strerror(-err));
+}
+
+static void setup_key(const char *name)
+{
+	static const char purpose[] = "not for handles";
+
+	read_key(name);
+	crypto_shorthash_siphashx24(other_key, (const uint8_t *)purpose, sizeof(purpose), key);
 }
 
 /*

@@ -98,29 +98,33 @@ static bool is_recorded(const struct request *rq)
 	}
 }
 
-static void redo_hold(struct op_ctx *op, struct record *rec)
+/* Neither the record nor the request has been checked: only one that is equal was. */
+static int redo_hold(struct op_ctx *op, struct record *rec)
 {
 	const struct wfs_create_rep *rep = (void *)rec->body;
+	struct wfs_fh fh = rec->op == WFS_OP_CREATE ? rep->entry.fh : op->rq->fh;
+	int err;
 
-	cred_root(op->cred);
-	switch (rec->op) {
-	case WFS_OP_OPEN:
-		hold_add(op->session, &op->rq->fh);
-		break;
-	case WFS_OP_CREATE:
-		hold_add(op->session, &rep->entry.fh);
-		break;
-	case WFS_OP_CLOSE:
-		hold_drop(op->session, &op->rq->fh);
-		break;
+	if (rec->op == WFS_OP_OPEN || rec->op == WFS_OP_CREATE || rec->op == WFS_OP_CLOSE) {
+		err = handle_check(&fh);
+		if (err)
+			return err;
+		cred_root(op->cred);
+		if (rec->op == WFS_OP_CLOSE)
+			hold_drop(op->session, &fh);
+		else
+			hold_add(op->session, &fh);
 	}
 	rec->redo = 0;
+	return 0;
 }
 
 static int answer_again(struct op_ctx *op, struct record *rec)
 {
-	if (rec->redo)
-		redo_hold(op, rec);
+	int err = rec->redo ? redo_hold(op, rec) : 0;
+
+	if (err)
+		return err;
 	op->rep->body_len = rec->body_len;
 	memcpy(op->rep->body, rec->body, rec->body_len);
 	stat_add(&stats.replayed, 1);

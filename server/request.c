@@ -504,19 +504,6 @@ static int parse_fh_flags(const void *body, uint32_t mask, uint32_t *flags, stru
 	return b.reserved || *flags & ~mask ? -EINVAL : 0;
 }
 
-static uint64_t hash_frame(const char *frame, size_t len)
-{
-	uint64_t hash = len, word;
-
-	for (; len; frame += MIN(len, sizeof(word)), len -= MIN(len, sizeof(word))) {
-		word = 0;
-		memcpy(&word, frame, MIN(len, sizeof(word)));
-		hash = (hash ^ word) * 0x9e3779b97f4a7c15;
-		hash ^= hash >> 32;
-	}
-	return hash;
-}
-
 /**
  * request_body - take a request apart
  * @frame: rq->frame_len bytes: header, groups and body
@@ -533,7 +520,7 @@ int request_body(const void *frame, const struct limits *lim, struct request *rq
 	int err = 0;
 
 	if (rq->op != WFS_OP_READ && rq->op != WFS_OP_WRITE)
-		rq->hash = hash_frame(frame, rq->frame_len);
+		rq->hash = handle_keyed_hash(frame, rq->frame_len);
 
 	for (uint32_t i = 0; i < rq->ngroups; i++, p += sizeof(__le32)) {
 		__le32 g;

@@ -152,6 +152,7 @@ int handle_open(const struct wfs_fh *fh, int flags);	/* as root; a file descript
 unsigned int handle_rights(const struct wfs_fh *fh);
 void handle_with_rights(const struct wfs_fh *fh, unsigned int rights, struct wfs_fh *to);
 uint64_t handle_hash(const struct wfs_fh *fh);
+uint64_t handle_keyed_hash(const void *data, size_t len);
 uint64_t verifier_get(void);
 void verifier_changed(void);		/* written data was lost: clients must send it again */
 
