@@ -78,8 +78,8 @@ static void wfs_conn_set_state(struct wfs_conn *conn, enum wfs_conn_state state)
 		atomic_dec(&conn->sess->ready);
 		conn->down_since = jiffies;
 	}
-	if (state == WFS_CONN_READY)
-		atomic_inc(&conn->sess->ready);
+	if (state == WFS_CONN_READY && atomic_inc_return(&conn->sess->ready) == conn->sess->nr_conns)
+		WRITE_ONCE(conn->sess->whole, ktime_get_ns());
 	WRITE_ONCE(conn->state, state);
 }
 
@@ -621,6 +621,8 @@ static void wfs_conn_expire(struct wfs_conn *conn, struct list_head *list, bool 
 		if (!err)
 			continue;
 		req->error = err;
+		if (req->state == WFS_REQ_SENT)
+			set_bit(WFS_REQ_LOST, &req->flags);
 		wfs_conn_free_slot(conn, req);
 		list_move_tail(&req->link, ended);
 	}

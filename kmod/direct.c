@@ -25,14 +25,15 @@ enum wfs_dio_pages {
 
 /**
  * struct wfs_dio - one direct read or write
- * @lock: protects @inode, @end, @error, @unpin
- * @inode: the file; NULL when the caller was killed and nobody keeps the inode
+ * @lock: protects @end, @error, @unpin
+ * @inode: the file; kept by the caller or @iocb, else by each WRITE
  * @iocb: asynchronous only: what to complete, for who has set @claimed
- * @claimed: bit 0: somebody completes @iocb, or has
+ * @claimed: bit 0: somebody completes @iocb, or has; or the caller was killed and waits no more
  * @file: asynchronous and synchronized (O_DSYNC) only: for the COMMIT; keeps the inode even when it is cancelled
  * @ref: one for the requests, one for a caller that waits
  * @pending: requests on their way, plus one while more are submitted
  * @pos: offset in the file
+ * @submitted: bytes from @pos on that requests were sent for
  * @end: bytes from @pos on that were moved without a gap
  * @error: what stopped it at @end, negative errno or 0
  * @write: a write
@@ -53,6 +54,7 @@ struct wfs_dio {
 	refcount_t		ref;
 	atomic_t		pending;
 	loff_t			pos;
+	size_t			submitted;
 	size_t			end;
 	int			error;
 	bool			write;
@@ -126,9 +128,10 @@ static ssize_t wfs_dio_finish(struct wfs_dio *dio, struct inode *inode)
 
 	if (dio->write) {
 		set_bit(WFS_INO_UNSETTLED, &WFS_I(inode)->flags);
-		/* what was read into the page cache meanwhile may be old */
-		if (dio->end && mapping->nrpages &&
-		    wfs_drop_range(inode, dio->pos >> PAGE_SHIFT, (dio->pos + dio->end - 1) >> PAGE_SHIFT, false))
+		/* what was read into the page cache meanwhile may be old, also behind what failed */
+		if (dio->submitted && mapping->nrpages &&
+		    wfs_drop_range(inode, dio->pos >> PAGE_SHIFT, (dio->pos + dio->submitted - 1) >> PAGE_SHIFT,
+				   false))
 			set_bit(WFS_INO_STALE_DATA, &WFS_I(inode)->flags);
 		wfs_end_write(inode);
 	}
@@ -140,6 +143,18 @@ static ssize_t wfs_dio_finish(struct wfs_dio *dio, struct inode *inode)
 static bool wfs_dio_claim(struct wfs_dio *dio)
 {
 	return !test_and_set_bit(0, &dio->claimed);
+}
+
+/* After wfs_dio_claim(): the requests live on, and nobody looks at how they end but wfs_dio_req_done(). */
+static void wfs_dio_give_up(struct wfs_dio *dio)
+{
+	struct inode *inode = dio->inode;
+
+	if (dio->write) {
+		wfs_changed_unseen(inode, NULL);
+		wfs_end_write(inode);
+	}
+	inode_dio_end(inode);
 }
 
 /* The requests have ended.  With @dio->file the iocb is not claimed yet. */
@@ -175,19 +190,10 @@ static void wfs_dio_work(struct work_struct *work)
 static void wfs_dio_cancel_work(struct work_struct *work)
 {
 	struct wfs_dio *dio = container_of(work, struct wfs_dio, cancel);
-	struct inode *inode;
 
 	if (wfs_dio_claim(dio)) {
-		if (!dio->file) {
-			/* the requests live on without the inode, as those of a killed caller do */
-			spin_lock_bh(&dio->lock);
-			inode = dio->inode;
-			dio->inode = NULL;
-			spin_unlock_bh(&dio->lock);
-			if (dio->write)
-				wfs_end_write(inode);
-			inode_dio_end(inode);
-		}
+		if (!dio->file)
+			wfs_dio_give_up(dio);
 		dio->iocb->ki_complete(dio->iocb, -EINTR);
 	}
 	wfs_dio_put(dio);
@@ -239,6 +245,11 @@ static void wfs_dio_req_done(struct wfs_req *req)
 	size_t moved = dio->write ? req->len : req->data_len;
 	size_t off = req->pos - dio->pos;
 
+	if (!req->error && dio->write)
+		wfs_wrote(req->inode, (const struct wfs_write_rep *)req->rep, req->start);
+	/* who gives up sets @claimed first, then does the same */
+	if (dio->write && (test_bit(0, &dio->claimed) || test_bit(WFS_REQ_LOST, &req->flags)))
+		wfs_changed_unseen(req->inode, req);
 	spin_lock_bh(&dio->lock);
 	if (req->error && off < dio->end) {
 		dio->end = off;
@@ -247,8 +258,6 @@ static void wfs_dio_req_done(struct wfs_req *req)
 		dio->end = off + moved;
 		dio->error = 0;
 	}
-	if (!req->error && dio->write && dio->inode)
-		wfs_wrote(dio->inode, (const struct wfs_write_rep *)req->rep, req->start);
 	if (dio->pages == WFS_DIO_PINNED && !dio->write && !wfs_dio_all_dirty(req)) {
 		refcount_inc(&req->ref);
 		list_add_tail(&req->link, &dio->unpin);
@@ -324,6 +333,7 @@ static int wfs_dio_submit(struct wfs_dio *dio, struct wfs_file *wf, struct iov_i
 			break;
 		}
 		if (dio->write) {
+			wfs_req_hold(req, dio->inode);
 			iov_iter_bvec(&req->src, ITER_SOURCE, req->bvec, req->nr_bvec, req->len);
 		} else {
 			((struct wfs_read_req *)req->body)->count = cpu_to_le32(req->len);
@@ -341,6 +351,7 @@ static int wfs_dio_submit(struct wfs_dio *dio, struct wfs_file *wf, struct iov_i
 		wfs_submit(req);
 		wfs_req_put(req);
 	}
+	dio->submitted = pos - dio->pos;
 	/* what was not submitted is not moved */
 	spin_lock_bh(&dio->lock);
 	if (pos - dio->pos < dio->end) {
@@ -390,11 +401,7 @@ static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write
 		inode_dio_end(inode);
 		return -ENOMEM;
 	}
-	/* two classes for lockdep: that of a write is never taken in softirq, and others are within it that must not be */
-	if (write)
-		spin_lock_init(&dio->lock);
-	else
-		spin_lock_init(&dio->lock);
+	spin_lock_init(&dio->lock);
 	dio->inode = inode;
 	dio->iocb = sync ? NULL : iocb;
 	refcount_set(&dio->ref, sync ? 2 : 1);
@@ -429,13 +436,8 @@ static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write
 	else
 		killed = wait_for_completion_killable(&dio->done);
 	if (killed) {
-		/* the requests live on without us and the inode */
-		spin_lock_bh(&dio->lock);
-		dio->inode = NULL;
-		spin_unlock_bh(&dio->lock);
-		if (write)
-			wfs_end_write(inode);
-		inode_dio_end(inode);
+		wfs_dio_claim(dio);
+		wfs_dio_give_up(dio);
 		ret = -EINTR;
 	} else {
 		wfs_dio_unpin_rest(dio);

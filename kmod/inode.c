@@ -43,6 +43,7 @@ struct inode *wfs_alloc_inode(struct super_block *sb)
 	wi->change = 0;
 	wi->racy = true;
 	wi->run = 0;
+	wi->doubt = 0;
 	wi->attr_time = jiffies;
 	wi->attr_timeo = 0;
 	wi->attr_start = 0;
@@ -109,7 +110,8 @@ static unsigned long wfs_ac(const struct inode *inode, bool max)
  * Size, times and change of a file with unwritten data are ours, not the server's, until the data is written.
  *
  * A reply to a change of ours shows it, and hides whether somebody else changed the inode too since we looked
- * last.  The run tells: it is the one that we know, or it began where we looked; else what is cached is old.
+ * last.  The run tells: it is the one that we know, or it began where we looked; else what is cached is old.  Nor
+ * does it tell of a change of ours that was lost on its way, see wfs_changed_unseen().
  */
 void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 start, enum wfs_attr_from from)
 {
@@ -117,12 +119,14 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 	bool regular = S_ISREG(inode->i_mode);
 	struct wfs_inode *wi = WFS_I(inode);
 	bool changed, others, busy;
+	u64 whole;
 
 	spin_lock(&wi->lock);
 	changed = wi->change != attr->change ||
 		  (wi->racy && (from == WFS_ATTR_OPENED || S_ISDIR(inode->i_mode)));
 	others = changed && from != WFS_ATTR_DIR &&
-		 !(attr->run && (attr->run == wi->run || (!wi->racy && attr->run_base == wi->change)));
+		 !(attr->run && !wi->doubt &&
+		   (attr->run == wi->run || (!wi->racy && attr->run_base == wi->change)));
 	if (!ours && start < wi->attr_start) {
 		/* the answer to an older question, but not to be dropped unseen: ask again */
 		if (others && regular)
@@ -146,6 +150,10 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 		wi->change = attr->change;
 		wi->racy = attr->flags & WFS_ATTR_RACY;
 		wi->run = attr->run;
+		/* the lost request is in it, if the server has done it at all */
+		whole = READ_ONCE(wfs_sess(inode->i_sb)->whole);
+		if (wi->doubt && whole > wi->doubt && start > whole)
+			wi->doubt = 0;
 	}
 	if ((!ours || !regular) && !busy && i_size_read(inode) != attr->size) {
 		/* what is cached behind the end must not show when the file grows again */
@@ -177,6 +185,29 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 		set_bit(WFS_INO_STALE_ATTR, &wi->flags);
 out:
 	spin_unlock(&wi->lock);
+}
+
+/**
+ * wfs_changed_unseen - a request that may have changed a file's data has ended, and who made it does not know
+ * @inode: the file
+ * @req: the request, or NULL: one that is being given up now
+ *
+ * What somebody read into the page cache since the request was given up may be older than the change, which shows as one
+ * of our own.  Of a lost request it is not even known when it takes effect.
+ *
+ * Context: process.
+ */
+void wfs_changed_unseen(struct inode *inode, const struct wfs_req *req)
+{
+	struct wfs_inode *wi = WFS_I(inode);
+
+	if (req && test_bit(WFS_REQ_LOST, &req->flags)) {
+		spin_lock(&wi->lock);
+		wi->doubt = ktime_get_ns();
+		spin_unlock(&wi->lock);
+	}
+	set_bit(WFS_INO_STALE_ATTR, &wi->flags);
+	set_bit(WFS_INO_STALE_DATA, &wi->flags);
 }
 
 /**
@@ -629,7 +660,7 @@ int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *at
 		body->mtime_nsec = cpu_to_le32(attr->ia_mtime.tv_nsec);
 	}
 	wfs_begin_write(inode);
-	err = wfs_req_call(req);
+	err = valid & WFS_SET_SIZE ? wfs_req_call_change(req, inode) : wfs_req_call(req);
 	if (!err) {
 		if (valid & WFS_SET_SIZE)
 			err = wfs_set_size(inode, attr->ia_size);

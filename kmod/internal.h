@@ -62,6 +62,7 @@ enum wfs_req_state {
 /* wfs_req.flags */
 #define WFS_REQ_ABANDONED	0	/* nobody waits for it any more: not worth sending again, without @settle */
 #define WFS_REQ_REPLIED		1	/* the reply is complete, wfs_req.error is set */
+#define WFS_REQ_LOST		2	/* was sent, and ended without a reply: the server may do it yet */
 
 #define WFS_REQ_HEAD		512	/* bytes of header, groups and body that need no allocation */
 #define WFS_REQ_BVECS		16	/* segments of data that need no allocation */
@@ -186,6 +187,7 @@ void wfs_req_set_state(struct wfs_req *req, enum wfs_req_state state);
 void wfs_req_end(struct wfs_req *req);
 void wfs_req_malformed(struct wfs_req *req);
 int wfs_req_call(struct wfs_req *req);
+int wfs_req_call_change(struct wfs_req *req, struct inode *inode);
 bool wfs_killed(void);
 void wfs_req_call_timeout(struct wfs_req *req, unsigned long timeout);
 void wfs_put_name(void *to, const struct qstr *name);
@@ -423,6 +425,7 @@ struct wfs_unlocks {
  * @restarted: and the server, which goes on with our session, waits to hear that it was (hello_mutex)
  * @ended: no connection is to be made any more
  * @ready: connections in WFS_CONN_READY
+ * @whole: ktime_get_ns() when all of them were, after one had not been; no lock
  * @wait: woken when a connection was torn down, its attempt to connect ends, and when it becomes idle
  * @holds_lock: protects @holds, @unwanted and what is in them; taken under no other spinlock
  * @holds: struct wfs_hold by handle: what the server holds for us
@@ -482,6 +485,7 @@ struct wfs_session {
 	bool			ended;
 
 	atomic_t		ready;
+	u64			whole;
 	wait_queue_head_t	wait;
 	spinlock_t		holds_lock;
 	struct rb_root		holds;
@@ -585,6 +589,8 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @change: the change attribute that the page cache, or a directory's dentries, belong to
  * @racy: @change does not tell the next change from this one
  * @run: the run of our own changes that @change belongs to, or 0
+ * @doubt: ktime_get_ns() when a request was lost that may change the data yet, or 0: until all connections have been made
+ *	again since, which the server lets none be before it is done with the old one, runs tell nothing
  * @attr_time: jiffies when the attributes were found valid
  * @attr_timeo: jiffies that they stay valid
  * @attr_start: replies of requests that were submitted before (ktime_get_ns()) say nothing new
@@ -619,6 +625,7 @@ struct wfs_inode {
 	u64			change;
 	bool			racy;
 	u64			run;
+	u64			doubt;
 	unsigned long		attr_time;
 	unsigned long		attr_timeo;
 	u64			attr_start;
@@ -678,6 +685,7 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 int wfs_update_attr_wire(struct inode *inode, const struct wfs_attr *wire, u64 start,
 			 enum wfs_attr_from from);
 int wfs_update_dir(struct inode *dir, const struct wfs_dir_change *dc, u64 start);
+void wfs_changed_unseen(struct inode *inode, const struct wfs_req *req);
 int wfs_revalidate(struct inode *inode, unsigned int how);
 int wfs_revalidate_mapping(struct inode *inode);
 int wfs_revalidate_end(struct inode *inode);

@@ -80,11 +80,8 @@ static void wfs_range_done(struct inode *inode, const struct wfs_write_rep *rep,
 /* Nobody knows what the server has done, or will do yet. */
 static void wfs_range_failed(struct inode *inode)
 {
-	struct wfs_inode *wi = WFS_I(inode);
-
 	/* not UNSETTLED: who was killed would ask the server once more when he closes the file */
-	set_bit(WFS_INO_STALE_ATTR, &wi->flags);
-	set_bit(WFS_INO_STALE_DATA, &wi->flags);
+	wfs_changed_unseen(inode, NULL);
 }
 
 /**
@@ -127,7 +124,7 @@ long wfs_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
 		err = inode_newsize_ok(inode, offset + len);
 	if (err)
 		goto out_end;
-	err = wfs_req_call(req);
+	err = wfs_req_call_change(req, inode);
 	if (err) {
 		if (err != -EOPNOTSUPP)
 			wfs_range_failed(inode);
@@ -224,7 +221,7 @@ static ssize_t wfs_copy_piece(const struct wfs_file *from, loff_t pos, const str
 	body->from_offset = cpu_to_le64(pos);
 	body->to_offset = cpu_to_le64(to_pos);
 	body->len = cpu_to_le64(len);
-	ret = wfs_req_call(req);
+	ret = wfs_req_call_change(req, inode);
 	if (!ret) {
 		rep = (const void *)req->rep;
 		ret = le64_to_cpu(rep->copied);

@@ -290,6 +290,8 @@ static void wfs_req_wake(struct wfs_req *req)
 
 	if (req->settle && !req->error)
 		req->settle(req, killed);
+	if (req->inode && (killed || test_bit(WFS_REQ_LOST, &req->flags)))
+		wfs_changed_unseen(req->inode, req);
 	complete(&req->done);
 }
 
@@ -299,19 +301,11 @@ bool wfs_killed(void)
 	return (current->flags & PF_EXITING) && (current->signal->group_exit_code & 0x7f);
 }
 
-/**
- * wfs_req_call - submit a request and wait for its end
- * @req: the request; the caller keeps its reference
- *
- * Return: the request's error, or -EINTR when the caller was killed: nothing is known about the request
- * then, and its results must not be looked at.
- */
-int wfs_req_call(struct wfs_req *req)
+static int wfs_req_submit_wait(struct wfs_req *req)
 {
-	if (wfs_killed())
-		return -EINTR;
 	req->complete = wfs_req_wake;
-	req->any_context = !req->settle;
+	/* the inode's lock is not for softirq */
+	req->any_context = !req->settle && !req->inode;
 	/* signals don't reach who is exiting: it waits for timeo at most */
 	if (current->flags & PF_EXITING)
 		req->soft = true;
@@ -325,6 +319,33 @@ int wfs_req_call(struct wfs_req *req)
 	if (!req->error && wfs_check_data(req->op, req->body, req->buf, req->data_len))
 		wfs_req_malformed(req);
 	return req->error;
+}
+
+/**
+ * wfs_req_call - submit a request and wait for its end
+ * @req: the request; the caller keeps its reference
+ *
+ * Return: the request's error, or -EINTR when the caller was killed: nothing is known about the request
+ * then, and its results must not be looked at.
+ */
+int wfs_req_call(struct wfs_req *req)
+{
+	return wfs_killed() ? -EINTR : wfs_req_submit_wait(req);
+}
+
+/**
+ * wfs_req_call_change - wfs_req_call() for what changes the data of a file
+ * @req: the request; the caller keeps its reference
+ * @inode: the file, kept until the request has ended: when the caller does not see that, wfs_changed_unseen() does
+ *
+ * Return: as wfs_req_call().
+ */
+int wfs_req_call_change(struct wfs_req *req, struct inode *inode)
+{
+	if (wfs_killed())
+		return -EINTR;
+	wfs_req_hold(req, inode);
+	return wfs_req_submit_wait(req);
 }
 
 /**

@@ -340,15 +340,12 @@ static void wfs_folio_written(struct folio *folio)
 		folio_end_writeback(folio);
 }
 
-/* What was to be written is lost; the file is not what is cached of it, nor as long. */
-static void wfs_write_failed(struct inode *inode, int err)
+/* What was to be written is lost; the file is not what is cached of it, nor as long.  @req: what failed, or NULL. */
+static void wfs_write_failed(struct inode *inode, const struct wfs_req *req, int err)
 {
-	struct wfs_inode *wi = WFS_I(inode);
-
-	WRITE_ONCE(wi->write_error, err);
+	WRITE_ONCE(WFS_I(inode)->write_error, err);
 	mapping_set_error(inode->i_mapping, err);
-	set_bit(WFS_INO_STALE_DATA, &wi->flags);
-	set_bit(WFS_INO_STALE_ATTR, &wi->flags);
+	wfs_changed_unseen(inode, req);
 }
 
 static void wfs_writeback_done(struct wfs_req *req)
@@ -359,7 +356,7 @@ static void wfs_writeback_done(struct wfs_req *req)
 	unsigned int i;
 
 	if (req->error)
-		wfs_write_failed(mapping->host, req->error);
+		wfs_write_failed(mapping->host, req, req->error);
 	else
 		wfs_wrote(mapping->host, (const struct wfs_write_rep *)req->rep, req->start);
 	spin_lock(&wi->lock);
@@ -474,7 +471,7 @@ static int wfs_writeback_range(struct folio *folio, u32 from, u32 to, struct wfs
 		req = wfs_writeback_req(inode, pos, want);
 		*reqp = NULL;
 		if (IS_ERR(req)) {
-			wfs_write_failed(inode, PTR_ERR(req));
+			wfs_write_failed(inode, NULL, PTR_ERR(req));
 			return PTR_ERR(req);
 		}
 		*reqp = req;
