@@ -569,7 +569,7 @@ int wfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *
 	return 0;
 }
 
-/* Change the size in the page cache after the server has.  i_rwsem held. */
+/* Change the size in the page cache after the server has.  i_rwsem and range_sem held. */
 static int wfs_set_size(struct inode *inode, loff_t size)
 {
 	loff_t old = i_size_read(inode);
@@ -623,7 +623,8 @@ int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *at
 			err = inode_newsize_ok(inode, attr->ia_size);
 		if (err)
 			return err;
-		err = wfs_dio_wait(inode);
+		/* what a mapping makes dirty from here on would make the file long again; see range.c */
+		err = wfs_dio_wait(inode) ?: down_write_killable(&wi->range_sem);
 		if (err)
 			return err;
 	}
@@ -631,14 +632,16 @@ int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *at
 	if (S_ISREG(inode->i_mode)) {
 		err = wfs_flush(inode);
 		if (err == -EINTR)
-			return err;
+			goto out;
 		/* the reply will tell what there is after it */
 		clear_bit(WFS_INO_UNSETTLED, &wi->flags);
 	}
 
 	req = wfs_req_alloc(wfs_sess(inode->i_sb), WFS_OP_SETATTR, current_cred(), sizeof(*body), GFP_KERNEL);
-	if (!req)
-		return -ENOMEM;
+	if (!req) {
+		err = -ENOMEM;
+		goto out;
+	}
 	body = req->body;
 	body->fh = wi->fh;
 	if (attr->ia_valid & ATTR_FILE && valid == WFS_SET_SIZE)
@@ -673,6 +676,9 @@ int wfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *at
 		set_bit(WFS_INO_UNSETTLED, &wi->flags);
 	wfs_end_write(inode);
 	wfs_req_put(req);
+out:
+	if (valid & WFS_SET_SIZE)
+		up_write(&wi->range_sem);
 	return err;
 }
 

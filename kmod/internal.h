@@ -609,7 +609,7 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @readdirs: directories: READDIRs that there were; wraps
  * @used: @readdirs when one of its names was last looked up; no lock
  * @inval_mutex: held while the page cache is dropped
- * @range_sem: files: held for writing while the server changes a range, for reading while a mapping makes a
+ * @range_sem: files: held for writing while the server changes a range or the size, for reading while a mapping makes a
  *	page dirty; the latter with mmap_lock held
  * @put_work: drops a reference where the inode may be evicted
  * @locked: on wfs_session.locked, protected by its lock

@@ -7,7 +7,10 @@
 
 #include <linux/falloc.h>
 #include <pthread.h>
+#include <setjmp.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 
 #define PUNCH	(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 #define ZERO	FALLOC_FL_ZERO_RANGE
@@ -660,6 +663,57 @@ TEST_F(dir, append_and_truncate)
 	OK(close(a));
 	OK(close(b));
 	OK(close(server));
+}
+
+static sigjmp_buf behind_the_end;
+
+static void caught(int sig)
+{
+	(void)sig;
+	siglongjmp(behind_the_end, 1);
+}
+
+/* Until it is killed: what it stores goes to the server at once, and is behind the end of the file most of the time. */
+static void store_and_sync(char *map)
+{
+	struct sigaction sa = { .sa_handler = caught };
+
+	sigaction(SIGBUS, &sa, NULL);
+	for (;;) {
+		if (sigsetjmp(behind_the_end, 1))
+			continue;
+		memset(map + 8192, 'x', 16);
+		msync(map + 8192, 4096, MS_SYNC);
+	}
+}
+
+/* What a mapping has written while the file got shorter does not make it longer again. */
+TEST_F(dir, truncate_beside_a_mapping)
+{
+	struct statx stx;
+	int fd, grew = 0;
+	double end;
+	pid_t pid;
+	char *map;
+
+	OK(fd = open("f", O_RDWR | O_CREAT, 0644));
+	map = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	OK(pid = fork());
+	if (!pid)
+		store_and_sync(map);
+	end = now() + 5;
+	while (now() < end) {
+		OK(ftruncate(fd, MIB));
+		OK(ftruncate(fd, 0));
+		OK(statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_SIZE, &stx));
+		grew += stx.stx_size != 0;
+	}
+	EXPECT_EQ(0, grew);
+	OK(kill(pid, SIGKILL));
+	OK(waitpid(pid, NULL, 0));
+	OK(munmap(map, MIB));
+	OK(close(fd));
 }
 
 #ifndef STATX_DIOALIGN
