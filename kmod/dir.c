@@ -291,14 +291,22 @@ static int wfs_link(struct dentry *old, struct inode *dir, struct dentry *dentry
 	return err;
 }
 
-/* @inode lost a name. */
+/*
+ * @inode lost a name.  With the last one it goes, when nobody uses it any more, and takes along what is dirty.  So if there
+ * is such data, or may be yet, the server is asked whether that was the last one: somebody else may have made a link.
+ */
 static void wfs_unlinked(struct inode *inode)
 {
+	set_bit(WFS_INO_STALE_ATTR, &WFS_I(inode)->flags);
+	/* without an answer it stays: to write back is right in any case */
+	if (S_ISREG(inode->i_mode) && inode->i_nlink == 1 &&
+	    (wfs_is_dirty(inode) || inode_is_open_for_write(inode)) &&
+	    wfs_revalidate(inode, WFS_REVAL_FORCE) != -ESTALE)
+		return;
 	spin_lock(&WFS_I(inode)->lock);
 	if (inode->i_nlink)
 		drop_nlink(inode);
 	spin_unlock(&WFS_I(inode)->lock);
-	set_bit(WFS_INO_STALE_ATTR, &WFS_I(inode)->flags);
 }
 
 static int wfs_remove(struct inode *dir, struct dentry *dentry, u8 op)

@@ -8,6 +8,7 @@
  */
 #include "wfs_test.h"
 
+#include <sys/mman.h>
 #include <sys/xattr.h>
 
 #define LEN (64 * 1024)
@@ -358,6 +359,32 @@ static int write_between(int fd, const char *other, int off, int step)
 static bool written_between(int fd, int off, int step)
 {
 	return has(fd, off, 100, 2) && has(fd, off + 100, step - 100, 3);
+}
+
+/* A name goes whose link count is out of date: what is dirty belongs to the other name now. */
+TEST_F(mounts, dirty_data_outlives_a_name)
+{
+	static const char * const gone[] = { "rm", "mv" };
+
+	for (int i = 0; i < 2; i++) {
+		const char *name = gone[i];
+		char *map;
+		int fd;
+
+		OK(put(ON(A, name), 0, LEN, 1));
+		OK(put(ON(A, "x"), 0, 1, 1));
+		OK(fd = open(ON(A, name), O_RDWR));
+		map = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		ASSERT_NE(MAP_FAILED, map);
+		OK(close(fd));
+		fill(map, LEN, 0, 2);
+		OK(munmap(map, LEN));
+		OK(link(ON(B, name), ON(B, "other")));
+		OK(i ? rename(ON(A, "x"), ON(A, name)) : unlink(ON(A, name)));
+		sync();
+		EXPECT_EQ(0, check_file(LOCAL("other"), LEN, 2)) TH_LOG("%s", name);
+		OK(unlink(LOCAL("other")));
+	}
 }
 
 TEST_F(mounts, only_what_is_dirty_is_sent)
