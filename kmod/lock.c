@@ -144,28 +144,38 @@ static void wfs_unlock_server(struct file_lock *fl)
 	wfs_req_put(req);
 }
 
+/* Has the owner of @fl locks of its bytes in the table?  @lose: which are lost.  A flock leaves it, see wfs_set_lock(). */
+static bool wfs_own_locks(struct file *file, struct file_lock *fl, bool lose)
+{
+	struct file_lock_context *ctx = locks_inode_context(file_inode(file));
+	struct file_lock *other;
+	bool some = false;
+
+	if (!ctx || wfs_is_flock(fl))
+		return false;
+	spin_lock(&ctx->flc_lock);
+	list_for_each_entry(other, &ctx->flc_posix, c.flc_list) {
+		struct wfs_file *wf = other->c.flc_file->private_data;
+
+		if (other->c.flc_owner != fl->c.flc_owner || other->fl_start > fl->fl_end ||
+		    fl->fl_start > other->fl_end)
+			continue;
+		some = true;
+		if (lose)
+			WRITE_ONCE(wf->lost_lock, true);
+	}
+	spin_unlock(&ctx->flc_lock);
+	return some;
+}
+
 /*
  * Nobody knows what the server has of @fl, or the table has no memory for it: so it is freed there.  What the owner had
  * of these bytes before went with it, and is lost.
  */
 static void wfs_lock_undo(struct file *file, struct file_lock *fl)
 {
-	struct file_lock_context *ctx = locks_inode_context(file_inode(file));
-	struct file_lock *other;
-
 	wfs_unlock_server(fl);
-	/* a flock leaves the table, see wfs_set_lock() */
-	if (!ctx || wfs_is_flock(fl))
-		return;
-	spin_lock(&ctx->flc_lock);
-	list_for_each_entry(other, &ctx->flc_posix, c.flc_list) {
-		struct wfs_file *wf = other->c.flc_file->private_data;
-
-		if (other->c.flc_owner == fl->c.flc_owner && other->fl_start <= fl->fl_end &&
-		    fl->fl_start <= other->fl_end)
-			WRITE_ONCE(wf->lost_lock, true);
-	}
-	spin_unlock(&ctx->flc_lock);
+	wfs_own_locks(file, fl, true);
 }
 
 /* Only in the table of the VFS. */
@@ -187,6 +197,7 @@ static int wfs_unlock(struct file *file, struct file_lock *fl)
 	struct wfs_unlocks *u = wfs_unlocks_of(fl);
 	struct wfs_file *wf = file->private_data;
 	bool exiting = current->flags & PF_EXITING;
+	bool closing = fl->c.flc_flags & FL_CLOSE;
 	struct wfs_req *req;
 	int err;
 
@@ -201,9 +212,11 @@ static int wfs_unlock(struct file *file, struct file_lock *fl)
 	fl->c.flc_flags |= FL_EXISTS;
 	err = locks_lock_file_wait(file, fl);
 	fl->c.flc_flags &= ~FL_EXISTS;
-	/* what a child closes that it has inherited unlocks nothing */
+	/* what a child closes that it has inherited unlocks nothing; a lock that was lost may have left the table */
 	if (err) {
 		wfs_unlock_end(u);
+		if (err == -ENOENT && !closing)
+			WRITE_ONCE(wf->lost_lock, false);
 		return err == -ENOENT ? 0 : err;
 	}
 	WRITE_ONCE(wf->lost_lock, false);
@@ -355,7 +368,8 @@ static int wfs_set_lock(struct file *file, int cmd, struct file_lock *fl)
 	struct inode *inode = file_inode(file);
 	struct wfs_session *sess = wfs_sess(inode->i_sb);
 	struct wfs_unlocks *u = wfs_unlocks_of(fl);
-	bool held = false;
+	struct wfs_file *wf = file->private_data;
+	bool held = false, had;
 	int err, begun;
 	u32 claims;
 
@@ -364,6 +378,7 @@ static int wfs_set_lock(struct file *file, int cmd, struct file_lock *fl)
 	if (err)
 		return err;
 	wfs_track_locks(inode);
+	had = wfs_own_locks(file, fl, false);
 	for (;;) {
 		claims = READ_ONCE(sess->lock_claims);
 		err = wfs_lock_server(file, fl, cmd == F_SETLKW, &begun);
@@ -388,6 +403,9 @@ static int wfs_set_lock(struct file *file, int cmd, struct file_lock *fl)
 		/* a flock that could not be converted is gone; the server may not have been asked */
 		if (held || (wfs_is_flock(fl) && err != -EAGAIN))
 			wfs_unlock_server(fl);
+		/* what the owner had before has become a part of the lock that was given back */
+		if (held && had)
+			WRITE_ONCE(wf->lost_lock, true);
 		if (wfs_is_flock(fl))
 			wfs_unlock_local(file, fl);
 		return err;
