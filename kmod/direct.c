@@ -8,6 +8,7 @@
  */
 #include <linux/aio.h>
 #include <linux/mm_types.h>
+#include <linux/sched/signal.h>
 
 #include "internal.h"
 
@@ -43,7 +44,8 @@ enum wfs_dio_pages {
  * @done: all requests have ended
  * @work: finishes an asynchronous one where that may sleep
  * @cancel: completes a cancelled one
- * @mm: for @cancel: whose memory it is
+ * @mm: for @cancel: whose memory it is; there as long as @iocb is not complete
+ * @uncancelled: on wfs_session.uncancelled, protected by its lock
  */
 struct wfs_dio {
 	spinlock_t		lock;	/* see above */
@@ -65,6 +67,7 @@ struct wfs_dio {
 	struct work_struct	work;
 	struct work_struct	cancel;
 	struct mm_struct	*mm;
+	struct list_head	uncancelled;
 };
 
 /* Let the pages of a request go. */
@@ -142,7 +145,19 @@ static ssize_t wfs_dio_finish(struct wfs_dio *dio, struct inode *inode)
 /* Who gets true completes @dio->iocb. */
 static bool wfs_dio_claim(struct wfs_dio *dio)
 {
-	return !test_and_set_bit(0, &dio->claimed);
+	struct wfs_session *sess;
+	unsigned long flags;
+
+	if (test_and_set_bit(0, &dio->claimed))
+		return false;
+	/* either the entry is seen here, or wfs_dio_cancel() sees the claim */
+	if (!list_empty(&dio->uncancelled)) {
+		sess = wfs_sess(dio->inode->i_sb);
+		spin_lock_irqsave(&sess->uncancelled_lock, flags);
+		list_del_init(&dio->uncancelled);
+		spin_unlock_irqrestore(&sess->uncancelled_lock, flags);
+	}
+	return true;
 }
 
 /* After wfs_dio_claim(): the requests live on, and nobody looks at how they end but wfs_dio_req_done(). */
@@ -199,21 +214,82 @@ static void wfs_dio_cancel_work(struct work_struct *work)
 	wfs_dio_put(dio);
 }
 
+/* Will nobody look at this memory any more, since whoever has it is gone, or was killed and waits in the kernel? */
+static bool wfs_mm_dead(struct mm_struct *mm)
+{
+	struct task_struct *process, *thread;
+	bool dead = true;
+
+	if (!atomic_read(&mm->mm_users))
+		return true;
+	rcu_read_lock();
+	for_each_process_thread(process, thread)
+		if (READ_ONCE(thread->mm) == mm && !(thread->flags & PF_KTHREAD) &&
+		    !(READ_ONCE(thread->signal->flags) & SIGNAL_GROUP_EXIT))
+			dead = false;
+	rcu_read_unlock();
+	return dead;
+}
+
+/* Not where others may wait for the server. */
+static void wfs_dio_queue_cancel(struct wfs_dio *dio)
+{
+	refcount_inc(&dio->ref);
+	queue_work(wfs_io_wq, &dio->cancel);
+}
+
 /*
- * The process that submitted @iocb by io_submit(2) ends, or does not want it any more.  In the second case it may
- * use the memory again, while the reply still goes there: so that has to wait.  Atomic context.
+ * The process that submitted @iocb by io_submit(2) ends, or does not want it any more: io_cancel(2), io_destroy(2).  In
+ * the second case it may use the memory again, while the reply still goes there: so that has to wait.  But the kernel
+ * asks only once, and waits for the end of @iocb when the process ends, or at once and also when it is killed.  So it is
+ * looked after.  Atomic context.
  */
 static int wfs_dio_cancel(struct kiocb *iocb)
 {
 	struct wfs_dio *dio = iocb->private;
+	struct wfs_session *sess = wfs_sess(dio->inode->i_sb);
+	unsigned long flags;
 
-	/* the address space is there as long as its I/O is */
-	if (atomic_read(&dio->mm->mm_users))
-		return -EBUSY;
-	refcount_inc(&dio->ref);
-	/* not where others may wait for the server */
-	queue_work(wfs_io_wq, &dio->cancel);
-	return 0;
+	if (!atomic_read(&dio->mm->mm_users)) {
+		wfs_dio_queue_cancel(dio);
+		return 0;
+	}
+	spin_lock_irqsave(&sess->uncancelled_lock, flags);
+	list_add_tail(&dio->uncancelled, &sess->uncancelled);
+	smp_mb();	/* pairs with wfs_dio_claim() */
+	if (test_bit(0, &dio->claimed))
+		list_del_init(&dio->uncancelled);
+	spin_unlock_irqrestore(&sess->uncancelled_lock, flags);
+	return -EBUSY;
+}
+
+/**
+ * wfs_dio_check_uncancelled - cancel what could not be cancelled before, where the process is gone by now
+ * @sess: the session
+ */
+void wfs_dio_check_uncancelled(struct wfs_session *sess)
+{
+	struct mm_struct *mm = NULL;
+	struct wfs_dio *dio, *next;
+	bool dead = false;
+
+	spin_lock_irq(&sess->uncancelled_lock);
+	list_for_each_entry_safe(dio, next, &sess->uncancelled, uncancelled) {
+		if (dio->mm != mm)
+			dead = wfs_mm_dead(dio->mm);
+		mm = dio->mm;
+		if (!dead)
+			continue;
+		list_del_init(&dio->uncancelled);
+		wfs_dio_queue_cancel(dio);
+	}
+	spin_unlock_irq(&sess->uncancelled_lock);
+}
+
+void wfs_dio_init(struct wfs_session *sess)
+{
+	spin_lock_init(&sess->uncancelled_lock);
+	INIT_LIST_HEAD(&sess->uncancelled);
 }
 
 /* One of @pending is over. */
@@ -414,6 +490,7 @@ static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write
 	else if (wfs_dio_has_pages(iter))
 		dio->pages = WFS_DIO_REFERENCED;
 	INIT_LIST_HEAD(&dio->unpin);
+	INIT_LIST_HEAD(&dio->uncancelled);
 	init_completion(&dio->done);
 	if (!sync) {
 		if (write && iocb_is_dsync(iocb)) {

@@ -431,7 +431,7 @@ struct wfs_unlocks {
  * @holds: struct wfs_hold by handle: what the server holds for us
  * @unwanted: those that close_work has to give back
  * @close_work: sends CLOSE for those whose opener was killed
- * @timeout_work: looks for requests and connections that got no answer
+ * @timeout_work: looks for requests and connections that got no answer, and for I/O whose process is gone
  * @net: the network namespace of the mount
  * @umounting: every request is soft from now on
  * @forced: umount -f: requests fail while there is no connection; ends with the next one
@@ -464,6 +464,8 @@ struct wfs_unlocks {
  * @willneed: struct wfs_willneed: what is to be read because somebody said so, oldest first
  * @nr_willneed: of them; also read without the lock
  * @willneed_work: asks for that
+ * @uncancelled_lock: protects @uncancelled and wfs_dio.uncancelled; taken with interrupts off, within locks of fs/aio.c
+ * @uncancelled: direct I/O that could not be cancelled yet, see direct.c
  * @rcu: to free it
  */
 struct wfs_session {
@@ -524,6 +526,8 @@ struct wfs_session {
 	struct list_head	willneed;
 	unsigned int		nr_willneed;
 	struct work_struct	willneed_work;
+	spinlock_t		uncancelled_lock;
+	struct list_head	uncancelled;
 	struct rcu_head		rcu;
 };
 
@@ -865,6 +869,8 @@ int wfs_claim_locks(struct wfs_session *sess, struct socket *sock);
 
 ssize_t wfs_direct_read(struct kiocb *iocb, struct iov_iter *iter);
 ssize_t wfs_direct_write(struct kiocb *iocb, struct iov_iter *iter);
+void wfs_dio_init(struct wfs_session *sess);
+void wfs_dio_check_uncancelled(struct wfs_session *sess);
 
 /* ---- range.c: parts of files ---- */
 

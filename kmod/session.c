@@ -88,6 +88,7 @@ static void wfs_timeout_work(struct work_struct *work)
 		if (READ_ONCE(ready->state) == WFS_CONN_READY && ready != sess->conns[i])
 			wfs_conn_move_pending(sess->conns[i], ready);
 	}
+	wfs_dio_check_uncancelled(sess);
 	queue_delayed_work(wfs_io_wq, &sess->timeout_work, clamp(wfs_timeo(sess) / 8, 1ul, (unsigned long)HZ));
 }
 
@@ -165,6 +166,7 @@ struct wfs_session *wfs_session_create(struct wfs_options *opt, struct fs_contex
 	spin_lock_init(&sess->account_lock);
 	wfs_unread_init(sess);
 	wfs_willneed_init(sess);
+	wfs_dio_init(sess);
 	init_waitqueue_head(&sess->wait);
 	INIT_DELAYED_WORK(&sess->timeout_work, wfs_timeout_work);
 	wfs_holds_init(sess);

@@ -125,7 +125,9 @@ static long w_fsync_twice(void) { return start_write() ?: dirty() < 0 ? -1 : fsy
 static long w_truncate_written(void) { return start_write() ?: ftruncate(fd, 100); }
 static long w_direct_dirty(void) { return start_write() ?: pwrite(direct, buf, 4096, 0); }
 
-static long aio(bool write)
+enum aio { AIO_READ, AIO_WRITE, AIO_CANCEL, AIO_DESTROY };
+
+static long aio(enum aio how)
 {
 	struct iocb cb, *cbs[1] = { &cb };
 	struct io_event event;
@@ -133,16 +135,25 @@ static long aio(bool write)
 
 	if (io_setup(1, &ctx))
 		return -1;
-	if (write)
+	if (how == AIO_WRITE)
 		io_prep_pwrite(&cb, direct, buf, 65536, 0);
 	else
 		io_prep_pread(&cb, direct, buf, 65536, 0);
-	return io_submit(ctx, 1, cbs) == 1 ? io_getevents(ctx, 1, 1, &event, NULL) : -1;
+	if (io_submit(ctx, 1, cbs) != 1)
+		return -1;
+	if (how == AIO_DESTROY)
+		return io_destroy(ctx);
+	/* it is refused while the process lives, and then the kernel forgets to ask again when it ends */
+	if (how == AIO_CANCEL && io_cancel(ctx, &cb, &event) != -EBUSY)
+		return -1;
+	return io_getevents(ctx, 1, 1, &event, NULL);
 }
 
-static long w_aio_read(void) { return aio(false); }
-static long w_aio_write(void) { return aio(true); }
-static long w_aio_sync(void) { return fcntl(direct, F_SETFL, O_DIRECT | O_DSYNC) ?: aio(true); }
+static long w_aio_read(void) { return aio(AIO_READ); }
+static long w_aio_write(void) { return aio(AIO_WRITE); }
+static long w_aio_sync(void) { return fcntl(direct, F_SETFL, O_DIRECT | O_DSYNC) ?: aio(AIO_WRITE); }
+static long w_aio_cancel(void) { return aio(AIO_CANCEL); }
+static long w_aio_destroy(void) { return aio(AIO_DESTROY); }
 
 static long uring(int file)
 {
@@ -197,7 +208,8 @@ static const struct kind {
 	{ "chmod", w_chmod, 0 }, { "chmod_dirty", w_chmod_dirty, 0 }, { "utimens", w_utimens, 0 },
 	{ "getxattr", w_getxattr, 0 }, { "setxattr", w_setxattr, 0 }, { "listxattr", w_listxattr, 0 },
 	{ "statfs", w_statfs, 0 }, { "exec", w_exec, 0 }, { "aio_read", w_aio_read, 0 },
-	{ "aio_write", w_aio_write, 0 }, { "aio_sync", w_aio_sync, 0 }, { "uring", w_uring, URING },
+	{ "aio_write", w_aio_write, 0 }, { "aio_sync", w_aio_sync, 0 }, { "aio_cancel", w_aio_cancel, 0 },
+	{ "aio_destroy", w_aio_destroy, 0 }, { "uring", w_uring, URING },
 	{ "uring_direct", w_uring_direct, URING }, { "crowd", w_crowd, 0 },
 	{ "exit_dirty", w_exit_dirty, WRITES | SLEEPS }, { "exit_map", w_exit_map, WRITES | SLEEPS | CACHED },
 	{ "exit_reading", w_exit_reading, UNLINKED | SLEEPS },
