@@ -2675,6 +2675,28 @@ def blocked_call_stalls_nobody(s):
         other.unlink(other.root, "n", RMDIR)
 
 
+@test(fs="btrfs", args=["--threads", "1"])
+def last_close_stalls_nobody(s):
+    """The end of a connection is the end of a deleted file, whose blocks the disk can't free now: ext4 would not wait."""
+    c, other = conn(s, rcvbuf=4096), conn(s)
+    f = c.create(c.root, "f")
+    c.allocate(f.io, 0, 32 << 20)
+    c.close_io(f.io)
+    for i in range(8):
+        c.send(READ, b_read(f.io, i * (4 << 20), 4 << 20))
+    time.sleep(0.5)
+    other.unlink(other.root, "f")
+    assert [t for t in s.fds(s.dir) if "deleted" in t], "nothing keeps the file"
+    other.sock.settimeout(5)
+    with frozen(s):
+        c.close()
+        for _ in range(5):
+            time.sleep(0.4)
+            other.getattr(other.root)
+    other.sock.settimeout(30)
+    until(lambda: not [t for t in s.fds(s.dir) if "deleted" in t], 10, "it is closed")
+
+
 @test(fs="ext4", args=["--threads", "1"])
 def slot_in_use_is_refused(s):
     c = conn(s)

@@ -86,7 +86,7 @@ static void free_chunk(struct conn *c, struct chunk *ch)
 	c->out_bytes -= bytes;
 	atomic_fetch_sub_explicit(&stats.out_bytes, bytes, memory_order_relaxed);
 	c->out_replies -= ch->replies;
-	file_put(ch->file);
+	file_put_later(ch->file);
 	free(ch->data);
 	free(ch);
 }
@@ -98,7 +98,7 @@ static void release(struct conn *c)
 		free_chunk(c, TAILQ_FIRST(&c->out));
 	free(c->in);
 	free(c->pay_blob);
-	file_put(c->pay_file);
+	file_put_later(c->pay_file);
 	if (c->session)
 		session_leave(c->session, c->index);
 	close(c->sock);
@@ -296,7 +296,7 @@ static void answer(struct worker *w, struct conn *c, const struct request *rq, i
 		}
 	}
 	free(rep->data);
-	file_put(rep->file);
+	file_put_later(rep->file);
 }
 
 /* Answer a request that has waited, which has counted as busy. */
@@ -711,7 +711,7 @@ static bool write_payload(struct worker *w, struct conn *c)
 	}
 	c->reading = false;
 	if (c->state == CONN_DEAD) {
-		file_put(file);
+		file_put_later(file);
 		return false;
 	}
 	c->pay_file = file;

@@ -34,6 +34,10 @@ static struct shard {
 	unsigned int		count;
 } shards[SHARDS];
 
+/* Nobody uses them any more, and who was the last could not close them. */
+static struct file_lru late = TAILQ_HEAD_INITIALIZER(late);
+static pthread_mutex_t late_lock = PTHREAD_MUTEX_INITIALIZER;
+
 static struct shard *shard_of(uint64_t hash)
 {
 	return &shards[hash % SHARDS];
@@ -50,12 +54,46 @@ struct file *file_ref(struct file *file)
 	return file;
 }
 
+static void free_file(struct file *file)
+{
+	close(file->fd);
+	free(file);
+}
+
 void file_put(struct file *file)
 {
 	if (!file || atomic_fetch_sub_explicit(&file->refs, 1, memory_order_acq_rel) != 1)
 		return;
-	close(file->fd);
-	free(file);
+	free_file(file);
+}
+
+/**
+ * file_put_later - the same under a loop's lock: to close the last descriptor of a deleted file takes its time
+ */
+void file_put_later(struct file *file)
+{
+	if (!file || atomic_fetch_sub_explicit(&file->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	pthread_mutex_lock(&late_lock);
+	TAILQ_INSERT_TAIL(&late, file, lru);
+	pthread_mutex_unlock(&late_lock);
+}
+
+static unsigned int close_late(void)
+{
+	struct file_lru list = TAILQ_HEAD_INITIALIZER(list);
+	struct file *file;
+	unsigned int n = 0;
+
+	pthread_mutex_lock(&late_lock);
+	TAILQ_CONCAT(&list, &late, lru);
+	pthread_mutex_unlock(&late_lock);
+	while ((file = TAILQ_FIRST(&list))) {
+		TAILQ_REMOVE(&list, file, lru);
+		free_file(file);
+		n++;
+	}
+	return n;
 }
 
 /* Under the shard's lock.  The caller puts the cache's reference when it has let go of that. */
@@ -373,7 +411,7 @@ static unsigned int close_all_idle(time_t before, unsigned int max)
 
 	for (unsigned int i = 0; i < SHARDS; i++)
 		n += close_idle(&shards[i], before, max);
-	return n;
+	return n + close_late();
 }
 
 static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;	/* these four */

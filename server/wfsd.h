@@ -258,6 +258,7 @@ struct file *file_cached_as(const struct wfs_fh *fh, unsigned int rights);
 void file_wrote(struct file *file);
 struct file *file_ref(struct file *file);
 void file_put(struct file *file);
+void file_put_later(struct file *file);
 void file_forget(const struct wfs_fh *fh);	/* whatever its rights */
 bool file_evict(bool wait);		/* frees a few descriptors when there are none left */
 unsigned int file_cached(void);
