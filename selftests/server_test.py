@@ -4547,6 +4547,21 @@ def nothing_is_left(s):
     until(lambda: not os.path.lexists(s.path(".wfsd")), 30, ".wfsd is gone")
 
 
+@test(fs="ext4", args=["--threads", "1"])
+def closed_while_it_is_removed(s):
+    """CLOSE comes when UNLINK has seen that the file is open, and is about to keep it."""
+    c, other = conn(s), conn(s)
+    f = c.create(c.root, "f")
+    with frozen(s):
+        tag = other.send(UNLINK, b_name(other.root, "f"))
+        check(other.wait(other.send(GETATTR, other.root)).status, 0, "another thread runs the loop")
+        c.close_io(f.io)
+    check(other.wait(tag).status, 0)
+    with fails(errno.ESTALE):
+        c.getattr(f.fh)
+    nothing_is_left(s)
+
+
 def orphans_test(s):
     c, other = conn(s), conn(s)
     root_nlink = other.getattr(other.root).nlink

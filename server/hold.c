@@ -139,16 +139,14 @@ int hold_add(struct session *s, const struct wfs_fh *fh)
 	return err;
 }
 
-/* A session closed an inode.  As root if there are orphans. */
+/* A session closed an inode.  As root. */
 void hold_drop(struct session *s, const struct wfs_fh *fh)
 {
 	change_hold(s, fh, HOLD_LESS, 0);
 }
 
 /**
- * hold_set - a session tells how often it has an inode open, 0 for not at all
- *
- * As root if there are orphans.
+ * hold_set - a session tells how often it has an inode open, 0 for not at all.  As root.
  */
 int hold_set(struct session *s, const struct wfs_fh *fh, unsigned int count)
 {

@@ -411,8 +411,7 @@ static int finish_open(struct op_ctx *op, const struct wfs_fh *fh, int fd, struc
 
 static void drop_hold(struct op_ctx *op, const struct wfs_fh *fh)
 {
-	if (orphan_any())
-		cred_root(op->cred);
+	cred_root(op->cred);
 	hold_drop(op->session, fh);
 }
 
@@ -926,6 +925,12 @@ static void victim_gone(struct victim *v, const struct statx *stx)
 	v->forget = v->file || !handle_from_fd(v->fd, 0, &v->fh);
 }
 
+/* It was kept; is that no longer of use?  Who closed it since may have seen nothing that he had to release. */
+static bool kept_in_vain(const struct victim *v, const struct statx *stx)
+{
+	return orphan_nlink(stx) || (!session_settling() && !hold_held(&v->fh));
+}
+
 /*
  * Under the locks of the directories.  @gone: the name is.  If it was the last one, what could not be
  * given a link is kept by a descriptor.
@@ -937,8 +942,10 @@ static void victim_done(struct op_ctx *op, struct victim *v, bool gone)
 	if (v->fd >= 0 && (gone || v->kept)) {
 		cred_root(op->cred);
 		if (!stat_fd(v->fd, &stx)) {
-			if (v->kept && orphan_nlink(&stx))
+			if (v->kept && kept_in_vain(v, &stx)) {
 				orphan_drop(&v->fh, &stx);
+				stat_fd(v->fd, &stx);
+			}
 			if (gone)
 				victim_gone(v, &stx);
 		}
