@@ -502,13 +502,20 @@ class Server:
     def path(self, name):
         return self.dir + "/" + name
 
-    def start(self, args=None, port=0, wait=True, export=None, binary=None):
+    def start(self, args=None, port=0, wait=True, export=None, binary=None, boot=None):
+        """@boot: as if the machine had been started then; any number."""
         env = dict(os.environ, UBSAN_OPTIONS="print_stacktrace=1",
                    ASAN_OPTIONS="allocator_may_return_null=1:quarantine_size_mb=16")
         self.logfile = open(self.base + "/log", "a+")
         seen = os.path.getsize(self.base + "/log")
+        prefix = []
+        if boot is not None:
+            with open(self.base + "/boot", "w") as f:
+                f.write("%036d\n" % boot)
+            prefix = ["unshare", "-m", "sh", "-c",
+                      "mount --bind %s/boot /proc/sys/kernel/random/boot_id && exec \"$@\"" % self.base, "sh"]
         self.proc = subprocess.Popen(
-            [binary or find_server(), "--export", export or self.dir, "--listen", "127.0.0.1:%d" % port,
+            prefix + [binary or find_server(), "--export", export or self.dir, "--listen", "127.0.0.1:%d" % port,
              "--state-dir", self.state] + (self.args if args is None else args),
             stdout=self.logfile, stderr=self.logfile, env=env)
         if not wait:
@@ -4121,6 +4128,39 @@ def stuck_state_dir_stalls_nobody(s):
     other.sock.settimeout(30)
     until(lambda: session_files(s) == [other.session.hex()], 10, "the others end")
     other.close_io(io)
+
+
+@test(start=False)
+def machine_crashes(s):
+    """Who held something has it after that too; what was done is not known any more, and done again."""
+    disk, image = s.state_disk()
+    s.start(boot=1)
+    a = conn(s)
+    io = rw_file(a)
+    _, raw = a.frame(MKDIR, b_create(a.root, "d", 0o755, 0, 0))
+    a.sock.sendall(raw)
+    check(a.recv().status, 0)
+    b = conn(s)
+    sh("sync -f " + disk)
+    b.lock(io, 1, WR)
+    # What is on the disk now is what there is after it.
+    sh("cp --sparse=always %s %s.crash" % (image, image))
+    s.kill()
+    sh("umount %s && mount -o loop %s.crash %s" % (disk, image, disk))
+    s.start(boot=2)
+    x = conn(s)
+    with fails(errno.EAGAIN):
+        x.lock(io, 1, WR)
+    a, b = conn(s, session=a.session), conn(s, session=b.session)
+    check((a.session_flags, b.session_flags), (KNOWN | RECLAIM, KNOWN | RECLAIM))
+    b.lock(io, 1, WR, flags=L_RECLAIM)
+    a.ok(SESSION, b_session(HOLD, io, 1))
+    for c in a, b:
+        c.ok(SESSION, b_session(RECLAIMED))
+    with fails(errno.EAGAIN):
+        x.lock(io, 1, WR)
+    a.sock.sendall(raw)
+    check(a.recv().status, errno.EEXIST)
 
 
 # ---- exactly once ----

@@ -256,7 +256,7 @@ static void setup_key(const char *name)
  * lasts.
  */
 struct lost {
-	char		boot_id[36];
+	char		boot_id[BOOT_ID_LEN];
 	uint64_t	salt;
 };
 
@@ -272,18 +272,29 @@ static void compute_verifier(void)
 	atomic_store(&verifier, v);
 }
 
-static void setup_verifier(const char *name)
+/**
+ * verifier_setup - what it is when this process starts
+ *
+ * After session_lock(): until then the process before may find that data was lost.
+ */
+void verifier_setup(void)
 {
 	struct lost before;
 
 	memset(&lost, 0, sizeof(lost));
 	if (read_file("/proc/sys/kernel/random/boot_id", lost.boot_id, sizeof(lost.boot_id)) <= 0)
 		randombytes_buf(lost.boot_id, sizeof(lost.boot_id));
-	snprintf(verifier_path, sizeof(verifier_path), "%s/%s.lost", cfg.state_dir, name);
+	snprintf(verifier_path, sizeof(verifier_path), "%s/%s.lost", cfg.state_dir, cfg.export_id);
 	if (read_file(verifier_path, &before, sizeof(before)) == sizeof(before) &&
 	    !memcmp(before.boot_id, lost.boot_id, sizeof(lost.boot_id)))
 		lost.salt = before.salt;
 	compute_verifier();
+}
+
+/* BOOT_ID_LEN bytes, which another start of the machine has not. */
+const char *boot_id(void)
+{
+	return lost.boot_id;
 }
 
 uint64_t verifier_get(void)
@@ -322,7 +333,6 @@ void handle_setup(void)
 	if (!cfg.state_dir)
 		die("--state-dir: %s", strerror(errno));
 	setup_key(name);
-	setup_verifier(name);
 
 	err = handle_from_fd(cfg.root_fd, 0, &cfg.root_fh);
 	if (err)

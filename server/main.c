@@ -411,6 +411,7 @@ int main(int argc, char **argv)
 		listen_on("[::1]:" STR(WFS_PORT), false);
 	}
 	session_lock();		/* may wait: signals still end it */
+	verifier_setup();
 	sigfd = setup_signals();
 	cred_drop_privileges();
 

@@ -433,3 +433,15 @@ unsigned int replay_load(struct session *s)
 			n += load_record(record_at(s, g * REPLAY_GROUP + i));
 	return n;
 }
+
+/**
+ * replay_forget - the machine crashed: of what the records say, any part may be missing
+ *
+ * In place of replay_load().
+ */
+void replay_forget(struct session *s)
+{
+	for (unsigned int g = 0; g < REPLAY_GROUPS; g++)
+		if (session_has_group(s, g))
+			memset(record_at(s, g * REPLAY_GROUP), 0, REPLAY_GROUP_SIZE);
+}

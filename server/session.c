@@ -6,9 +6,10 @@
  * last of them, so that a client whose network broke comes back to it.
  *
  * What has to be known of it after a restart is in a file of its own, <state dir>/<export>.sessions/
- * <id>, which is mapped: a page with struct session_head, then the records of replay.c.  Nothing is
- * synced, as the page cache survives the process.  After a restart a session has to claim what it
- * held; for that time, the grace period, others do not get it.
+ * <id>, which is mapped: a page with struct session_head, then the records of replay.c.  The page cache
+ * survives the process, so little is synced: that there is a session which holds something, and that
+ * it has lost that, so that a crash of the machine gives nothing to two.  After a restart a session has
+ * to claim what it held; for that time, the grace period, others do not get it.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -61,6 +62,7 @@ struct session_head {
 	_Atomic uint32_t flags;
 	int64_t		left;		/* CLOCK_REALTIME seconds when it had a connection last, or 0 */
 	_Atomic uint64_t groups[REPLAY_GROUPS / 64];	/* of replay.c: which have their blocks */
+	char		boot_id[BOOT_ID_LEN];	/* when it was written: all of the file, or after a crash a part of it */
 };
 _Static_assert(sizeof(struct session_head) <= SESSION_HEAD_SIZE, "head");
 
@@ -94,15 +96,32 @@ bool session_may_claim(const struct session *s)
 	return session_in_grace() && atomic_load_explicit(&s->reclaim, memory_order_relaxed);
 }
 
+static void sync_head(struct session *s)
+{
+	/* of the file's size and blocks too, as fdatasync(2) does */
+	if (msync(s->head, SESSION_HEAD_SIZE, MS_SYNC))
+		log_limited("--state-dir %s: %s: a crash may give to two what a client holds", cfg.state_dir,
+			    strerror(errno));
+}
+
+static void sync_dir(void)
+{
+	if (fsync(dir_fd))
+		log_limited("--state-dir %s: %s: a crash may give to two what a client holds", cfg.state_dir,
+			    strerror(errno));
+}
+
 /*
- * It has claimed what it held, or can't any more.  That is in its file before others may have it, so that another
- * restart does not let it claim that.
+ * It has claimed what it held, or with @lost can't any more.  That is in its file before others may have it, so that
+ * another restart does not let it claim that.
  */
-static void claimed(struct session *s)
+static void claimed(struct session *s, bool lost)
 {
 	if (!atomic_load(&s->reclaim))
 		return;
 	atomic_fetch_and(&s->head->flags, ~HEAD_RECLAIM);
+	if (lost)
+		sync_head(s);
 	pthread_mutex_lock(&sessions_lock);
 	if (atomic_exchange(&s->reclaim, false) && !--unclaimed && session_in_grace()) {
 		atomic_store(&grace_end, now_seconds());
@@ -123,6 +142,8 @@ void session_claims(struct session *s)
 	pthread_mutex_lock(&s->head_lock);
 	if (!atomic_load(&s->claims)) {
 		atomic_fetch_or(&s->head->flags, HEAD_CLAIMS);
+		sync_head(s);
+		sync_dir();
 		atomic_store(&s->claims, true);
 	}
 	pthread_mutex_unlock(&s->head_lock);
@@ -222,6 +243,7 @@ static int create_session(struct session **ret)
 		return err;
 	}
 	s->head->file_size = SESSION_FILE_SIZE;
+	memcpy(s->head->boot_id, boot_id(), BOOT_ID_LEN);
 	atomic_signal_fence(memory_order_release);
 	s->head->magic = HEAD_MAGIC;
 	*ret = s;
@@ -278,12 +300,18 @@ static int64_t now_real(void)
 	return time(NULL);
 }
 
+static bool same_boot(const struct session_head *h)
+{
+	return !memcmp(h->boot_id, boot_id(), BOOT_ID_LEN);
+}
+
 /* Is the file one that we wrote to the end, and of a session whose lease is not over? */
 static bool good_head(const struct session_head *h)
 {
 	if (h->magic != HEAD_MAGIC || h->file_size != SESSION_FILE_SIZE)
 		return false;
-	return !h->left || now_real() < h->left + (int64_t)cfg.lease;
+	/* That it came back may not have reached the disk. */
+	return !h->left || !same_boot(h) || now_real() < h->left + (int64_t)cfg.lease;
 }
 
 static int load_session(const char *name)
@@ -317,7 +345,7 @@ static int load_session(const char *name)
 		return err;
 	}
 	/* One that does not come back is not to be kept by the next restart and the one after. */
-	if (!s->head->left)
+	if (!s->head->left || !same_boot(s->head))
 		s->head->left = now_real();
 	atomic_store(&s->left, s->head->left);
 	s->expires = now_seconds() + cfg.lease;
@@ -326,7 +354,12 @@ static int load_session(const char *name)
 		atomic_store(&s->reclaim, true);
 		unclaimed++;
 	}
-	under_way += replay_load(s);
+	if (same_boot(s->head)) {
+		under_way += replay_load(s);
+	} else {
+		replay_forget(s);
+		memcpy(s->head->boot_id, boot_id(), BOOT_ID_LEN);
+	}
 	LIST_INSERT_HEAD(&sessions, s, list);
 	nsessions++;
 	return 0;
@@ -364,6 +397,16 @@ static void try_file(void)
 		die("--state-dir %s: %s", cfg.state_dir, strerror(err));
 }
 
+static void sync_state_dir(void)
+{
+	int fd = open(cfg.state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0 || fsync(fd))
+		log_msg("--state-dir %s: %s: a crash may lose the sessions", cfg.state_dir, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
 /**
  * session_lock - from here on the sessions are this process's, until its last thread is gone
  *
@@ -378,7 +421,9 @@ void session_lock(void)
 	time_t until;
 
 	snprintf(path, sizeof(path), "%s/%s.sessions", cfg.state_dir, cfg.export_id);
-	if (mkdir(path, 0700) && errno != EEXIST)
+	if (!mkdir(path, 0700))
+		sync_state_dir();
+	else if (errno != EEXIST)
 		die("%s: %s", path, strerror(errno));
 	dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (dir_fd < 0)
@@ -434,12 +479,14 @@ static void take_out(struct session *s)
 
 /*
  * Nobody gets what it held before the next restart, too, has forgotten it.  Whoever calls this has taken it out, and
- * is a request of it, or there is none.
+ * is a request of it, or there is none.  @lost: its client may think that it holds something.
  */
-static void end_session(struct session *s)
+static void end_session(struct session *s, bool lost)
 {
 	unlinkat(dir_fd, file_name(s).s, 0);
-	claimed(s);
+	if (lost && (atomic_load(&s->claims) || atomic_load(&s->reclaim)))
+		sync_dir();
+	claimed(s, false);
 	pthread_mutex_lock(&sessions_lock);
 	if (!s->users)
 		LIST_INSERT_HEAD(&ended, s, list);
@@ -475,7 +522,7 @@ void session_end(struct session *s)
 		take_out(s);
 	pthread_mutex_unlock(&sessions_lock);
 	if (end) {
-		end_session(s);
+		end_session(s, false);
 		release_all(s);
 	}
 }
@@ -485,7 +532,7 @@ void session_end(struct session *s)
  */
 void session_reclaimed(struct session *s)
 {
-	claimed(s);
+	claimed(s, false);
 }
 
 /*
@@ -507,9 +554,9 @@ static void end_grace(void)
 			take_out(s);
 		pthread_mutex_unlock(&sessions_lock);
 		if (end)
-			end_session(s);
+			end_session(s, true);
 		else if (s)
-			claimed(s);
+			claimed(s, true);
 	} while (s);
 }
 
@@ -526,7 +573,7 @@ static void end_expired(time_t now)
 			take_out(s);
 		pthread_mutex_unlock(&sessions_lock);
 		if (s)
-			end_session(s);
+			end_session(s, true);
 	} while (s);
 }
 
@@ -652,7 +699,7 @@ int session_join(const uint8_t *id, unsigned int conn, int sock, struct session 
 	}
 	pthread_mutex_unlock(&sessions_lock);
 	if (gone)
-		end_session(gone);
+		end_session(gone, true);
 	if (!err && !fresh)
 		write_left(s);
 	return err;

@@ -153,6 +153,10 @@ unsigned int handle_rights(const struct wfs_fh *fh);
 void handle_with_rights(const struct wfs_fh *fh, unsigned int rights, struct wfs_fh *to);
 uint64_t handle_hash(const struct wfs_fh *fh);
 uint64_t handle_keyed_hash(const void *data, size_t len);
+#define BOOT_ID_LEN	36
+
+void verifier_setup(void);
+const char *boot_id(void);
 uint64_t verifier_get(void);
 void verifier_changed(void);		/* written data was lost: clients must send it again */
 
@@ -325,6 +329,7 @@ void replay_intent(struct op_ctx *op, const __le64 pre[2], const struct statx *w
 void replay_done(struct op_ctx *op, int err);
 void replay_passed(struct session *s, unsigned int conn, const struct request *rq);
 unsigned int replay_load(struct session *s);
+void replay_forget(struct session *s);
 
 /* ---- hold.c ---- */
 
