@@ -1762,6 +1762,35 @@ def disk_fails(s):
 
 # ---- whose change it was ----
 
+@test(args=["--threads", "2"])
+def change_is_of_what_was_seen(s):
+    """The change value in a reply is not that of another's change that the rest of the reply has not seen."""
+    a, b = conn(s), conn(s)
+    f = a.create(a.root, "f", mode=0o666)
+    io = b.open(f.fh, RW)
+    sizes, seen, end = {}, {}, time.monotonic() + 4
+
+    def look():
+        while time.monotonic() < end:
+            frames = [a.frame(GETATTR, f.fh) for _ in range(100)]
+            a.sock.sendall(b"".join(raw for _, raw in frames))
+            for tag, _ in frames:
+                attr = Attr(a.wait(tag).body)
+                if not attr.flags & RACY:
+                    seen.setdefault(attr.change, set()).add(attr.size)
+    looker = threading.Thread(target=look)
+    looker.start()
+    while time.monotonic() < end:
+        frames = [b.frame(WRITE, b_write(io, len(sizes) + i), b"x") for i in range(20)]
+        b.sock.sendall(b"".join(raw for _, raw in frames))
+        for tag, _ in frames:
+            attr = Attr(b.wait(tag).body[8:])
+            sizes[attr.change] = attr.size
+    looker.join()
+    for change, size in sizes.items():
+        check(seen.get(change, {size}), {size}, "sizes at one change value")
+
+
 @test
 def runs_of_changes(s):
     a, b = conn(s), conn(s)

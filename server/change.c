@@ -129,12 +129,28 @@ static void put_stamp(struct entry *e, int64_t ns, uint64_t stamp)
 }
 
 /**
+ * change_seen - what a look at an inode that follows is going to see
+ *
+ * For change_fill(): changes whose stamp is newer may have come before or after the look.
+ */
+uint64_t change_seen(void)
+{
+	return atomic_load(&last_stamp);
+}
+
+/* The stamp of a change that was made just now, and is going to be looked at; also what change_seen() is for. */
+uint64_t change_number(void)
+{
+	return next_number();
+}
+
+/**
  * change_stamp - this server has just changed an inode, on whose behalf does not matter
  * @stx: as it is after that
+ * @stamp: of change_number(), from between the two
  */
-void change_stamp(const struct statx *stx)
+void change_stamp(const struct statx *stx, uint64_t stamp)
 {
-	uint64_t stamp = next_number();
 	pthread_mutex_t *lock;
 	struct entry *e = lock_own_entry(stx->stx_ino, &lock);
 
@@ -186,7 +202,7 @@ out:
 
 /**
  * change_end - it has changed it, or has failed to
- * @ch: of change_begin(); tells the run that the change belongs to, or 0
+ * @ch: of change_begin(); tells the run that the change belongs to, or 0, and the change value that it left
  * @fd: the inode
  * @stx: as it is now
  *
@@ -211,32 +227,20 @@ int change_end(struct change *ch, int fd, struct statx *stx)
 		if (!ch->run)
 			e->run = 0;
 		put_stamp(e, ctime_ns(stx), stamp);
+		/* Of the changes in the run all are the session's, and the last one may speak for them. */
+		if (ch->run && e->ctime_ns == ctime_ns(stx))
+			stamp = e->stamp;
 	}
+	ch->stamp = e ? stamp : 0;
 	pthread_mutex_unlock(lock);
 	return err;
 }
 
-/**
- * change_fill - what the attributes say about change: change, flags, run, run_base
- * @s: who is to be told
- */
-void change_fill(const struct statx *stx, const struct session *s, struct wfs_attr *a)
+static void fill(const struct statx *stx, uint64_t stamp, bool racy, uint64_t run, uint64_t run_base,
+		 struct wfs_attr *a)
 {
-	uint64_t stamp = 0, run = 0, run_base = 0;
-	uint32_t flags = 0;
-	pthread_mutex_t *lock;
-	struct entry *e = lock_entry(stx->stx_ino, &lock);
 	int64_t ns = ctime_ns(stx);
 	struct timespec now;
-
-	if (e->ino == stx->stx_ino && e->ctime_ns == ns) {
-		stamp = e->stamp;
-		if (e->run && s && e->session == session_number(s)) {
-			run = e->run;
-			run_base = e->run_base;
-		}
-	}
-	pthread_mutex_unlock(lock);
 
 	if (!stamp) {
 		int64_t age;
@@ -244,13 +248,43 @@ void change_fill(const struct statx *stx, const struct session *s, struct wfs_at
 		clock_gettime(CLOCK_REALTIME_COARSE, &now);
 		age = (int64_t)((uint64_t)now.tv_sec * 1000000000 + now.tv_nsec - (uint64_t)ns);
 		/* A ctime in the future is from before the clock was set back: no better. */
-		if (age < TICK_NS)
-			flags = WFS_ATTR_RACY;
+		racy = age < TICK_NS;
 	}
 	a->change = htole64(value_of(ns, stamp));
-	a->flags = htole32(flags);
+	a->flags = htole32(racy ? WFS_ATTR_RACY : 0);
 	a->run = htole64(run);
 	a->run_base = htole64(run_base);
+}
+
+/* What the attributes after a change say of it, even if others have followed. */
+void change_fill_own(const struct statx *stx, const struct change *ch, struct wfs_attr *a)
+{
+	fill(stx, ch->stamp, false, ch->run, ch->run ? ch->run_base : 0, a);
+}
+
+/**
+ * change_fill - what the attributes say about change: change, flags, run, run_base
+ * @seen: of change_seen() or change_number(), from before @stx
+ * @s: who is to be told
+ */
+void change_fill(const struct statx *stx, uint64_t seen, const struct session *s, struct wfs_attr *a)
+{
+	uint64_t stamp = 0, run = 0, run_base = 0;
+	pthread_mutex_t *lock;
+	struct entry *e = lock_entry(stx->stx_ino, &lock);
+	bool racy = false;
+
+	if (e->ino == stx->stx_ino && e->ctime_ns == ctime_ns(stx)) {
+		stamp = e->stamp;
+		if (e->run && s && e->session == session_number(s)) {
+			run = e->run;
+			run_base = e->run_base;
+		}
+		/* Whoever is told of a run knows its own changes; another's may be missing in what was seen. */
+		racy = !run && (int64_t)(stamp - seen) > 0;
+	}
+	pthread_mutex_unlock(lock);
+	fill(stx, stamp, racy, run, run_base, a);
 }
 
 static pthread_mutex_t *dir_lock(const struct wfs_fh *fh)

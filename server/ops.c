@@ -86,15 +86,14 @@ int access_fd(int fd, int mask)
 	return syscall(SYS_faccessat2, fd, "", mask, AT_EACCESS | AT_EMPTY_PATH);
 }
 
-/* @s: who is to be told */
-void attr_fill(const struct statx *stx, const struct session *s, struct wfs_attr *a)
+/* All but what change.c says; with that flags are there. */
+static void fill_rest(const struct statx *stx, struct wfs_attr *a)
 {
 	bool btime = stx->stx_mask & STATX_BTIME;
 
 	a->ino = htole64(stx->stx_ino);
 	a->size = htole64(stx->stx_size);
 	a->blocks = htole64(stx->stx_blocks);
-	change_fill(stx, s, a);
 	a->atime_sec = htole64(stx->stx_atime.tv_sec);
 	a->mtime_sec = htole64(stx->stx_mtime.tv_sec);
 	a->ctime_sec = htole64(stx->stx_ctime.tv_sec);
@@ -113,53 +112,61 @@ void attr_fill(const struct statx *stx, const struct session *s, struct wfs_attr
 	a->flags |= htole32(btime ? WFS_ATTR_BTIME : 0);
 }
 
+/* @seen, @s: as change_fill() has them */
+void attr_fill(const struct statx *stx, uint64_t seen, const struct session *s, struct wfs_attr *a)
+{
+	change_fill(stx, seen, s, a);
+	fill_rest(stx, a);
+}
+
 /* The attributes as they are; or as an operation of ours has just left them. */
 int reply_attr(struct op_ctx *op, int fd, struct wfs_attr *attr)
 {
+	uint64_t seen = change_seen();
 	struct statx stx;
 	int err = stat_fd(fd, &stx);
 
 	if (!err)
-		attr_fill(&stx, op->session, attr);
+		attr_fill(&stx, seen, op->session, attr);
 	return err;
 }
 
 int reply_changed(struct op_ctx *op, int fd, struct wfs_attr *attr)
 {
+	uint64_t stamp = change_number();
 	struct statx stx;
 	int err = stat_fd(fd, &stx);
 
 	if (err)
 		return err;
-	change_stamp(&stx);
-	attr_fill(&stx, op->session, attr);
+	change_stamp(&stx, stamp);
+	attr_fill(&stx, stamp, op->session, attr);
 	return 0;
 }
 
 /* The same of a change that change_begin() announced. */
-int reply_change(struct op_ctx *op, struct change *ch, int fd, struct wfs_attr *attr)
+int reply_change(struct change *ch, int fd, struct wfs_attr *attr)
 {
 	struct statx stx;
 	int err = change_end(ch, fd, &stx);
 
 	if (err)
 		return err;
-	attr_fill(&stx, op->session, attr);
-	/* That of the change, even if others have followed. */
-	attr->run = htole64(ch->run);
-	attr->run_base = htole64(ch->run_base);
+	change_fill_own(&stx, ch, attr);
+	fill_rest(&stx, attr);
 	return 0;
 }
 
 static int reply_pre(int dirfd, struct wfs_dir_change *dc)
 {
+	uint64_t seen = change_seen();
 	struct wfs_attr attr;
 	struct statx stx;
 	int err = stat_fd(dirfd, &stx);
 
 	if (err)
 		return err;
-	change_fill(&stx, NULL, &attr);
+	change_fill(&stx, seen, NULL, &attr);
 	dc->pre_change = attr.change;
 	return 0;
 }
@@ -167,12 +174,13 @@ static int reply_pre(int dirfd, struct wfs_dir_change *dc)
 /* A handle and attributes; @stx: what the attributes were made of. */
 int setup_entry(int fd, const struct session *s, struct wfs_entry *entry, struct statx *stx)
 {
+	uint64_t seen = change_seen();
 	int err = stat_fd(fd, stx);
 
 	if (!err)
 		err = handle_from_fd(fd, 0, &entry->fh);
 	if (!err)
-		attr_fill(stx, s, &entry->attr);
+		attr_fill(stx, seen, s, &entry->attr);
 	return err;
 }
 
@@ -307,7 +315,7 @@ static int op_setattr(struct op_ctx *op)
 	change_begin(&ch, file->fd, op->session);
 	err = cred_assume(op->cred, op->rq) ?: set_attributes(file, op->rq);
 	/* Some of it may have been done before the error. */
-	err2 = reply_change(op, &ch, file->fd, rep);
+	err2 = reply_change(&ch, file->fd, rep);
 	op->rep->body_len = sizeof(*rep);
 	file_put(file);
 	return err ? err : err2;
@@ -385,6 +393,7 @@ static int open_regular(struct cred *cred, int path_fd, uint32_t flags)
 static int finish_open(struct op_ctx *op, const struct wfs_fh *fh, int fd, struct wfs_fh *io,
 		       struct wfs_attr *attr, bool changed)
 {
+	uint64_t seen = changed ? change_number() : change_seen();
 	struct file *file;
 	struct statx stx;
 	int err;
@@ -395,8 +404,8 @@ static int finish_open(struct op_ctx *op, const struct wfs_fh *fh, int fd, struc
 		return err;
 	}
 	if (changed)
-		change_stamp(&stx);
-	attr_fill(&stx, op->session, attr);
+		change_stamp(&stx, seen);
+	attr_fill(&stx, seen, op->session, attr);
 	handle_with_rights(fh, open_rights(op->rq->flags), io);
 	file = file_insert(io, fd);
 	if (!file)
@@ -700,7 +709,7 @@ int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t le
 		stat_add(&stats.bytes_written, n);
 		file_wrote(file);
 	}
-	err2 = reply_change(op, &ch, file->fd, &rep->attr);
+	err2 = reply_change(&ch, file->fd, &rep->attr);
 	return err ? err : err2;
 }
 
@@ -850,7 +859,7 @@ static int op_link(struct op_ctx *op)
 		err = -errno;
 	if (!err)
 		err = reply_changed(op, dir->fd, &rep->dir.attr);
-	err2 = reply_change(op, &ch, file->fd, &rep->attr);
+	err2 = reply_change(&ch, file->fd, &rep->attr);
 	if (!err)
 		err = err2;
 	op->rep->body_len = sizeof(*rep);
@@ -915,9 +924,9 @@ static int open_victim(struct op_ctx *op, int dirfd, const char *name, struct vi
 	return v->fd >= 0 && S_ISREG(v->was.stx_mode) ? keep_victim(op, dirfd, v) : 0;
 }
 
-static void victim_gone(struct victim *v, const struct statx *stx)
+static void victim_gone(struct victim *v, const struct statx *stx, uint64_t stamp)
 {
-	change_stamp(stx);
+	change_stamp(stx, stamp);
 	if (stx->stx_nlink && !S_ISDIR(stx->stx_mode))
 		return;
 	if (v->file)
@@ -940,14 +949,17 @@ static void victim_done(struct op_ctx *op, struct victim *v, bool gone)
 	struct statx stx;
 
 	if (v->fd >= 0 && (gone || v->kept)) {
+		uint64_t stamp = change_number();
+
 		cred_root(op->cred);
 		if (!stat_fd(v->fd, &stx)) {
 			if (v->kept && kept_in_vain(v, &stx)) {
 				orphan_drop(&v->fh, &stx);
+				stamp = change_number();
 				stat_fd(v->fd, &stx);
 			}
 			if (gone)
-				victim_gone(v, &stx);
+				victim_gone(v, &stx, stamp);
 		}
 	}
 	if (v->file)
@@ -1190,7 +1202,7 @@ static int op_setxattr(struct op_ctx *op)
 		err = removexattr(path.s, rq->name);
 	if (err)
 		err = -errno;
-	err2 = reply_change(op, &ch, file->fd, rep);
+	err2 = reply_change(&ch, file->fd, rep);
 	if (!err)
 		err = err2;
 	op->rep->body_len = sizeof(*rep);

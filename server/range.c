@@ -34,7 +34,7 @@ int op_allocate(struct op_ctx *op)
 	if (!err && fallocate(file->fd, rq->mode, rq->offset, rq->len))
 		err = -errno;
 	file_wrote(file);
-	err2 = reply_change(op, &ch, file->fd, &rep->attr);
+	err2 = reply_change(&ch, file->fd, &rep->attr);
 	if (!err)
 		err = err2;
 	op->rep->body_len = sizeof(*rep);
@@ -92,7 +92,7 @@ int op_copy(struct op_ctx *op)
 	if (n < 0)
 		err = -errno;
 	file_wrote(to);
-	err2 = reply_change(op, &ch, to->fd, &rep->wrote.attr);
+	err2 = reply_change(&ch, to->fd, &rep->wrote.attr);
 	if (!err)
 		err = err2;
 	rep->copied = htole64(n);

@@ -307,7 +307,7 @@ static int dir_now(const struct record *rec, unsigned int i, int fd, struct wfs_
 
 	dc->pre_change = rec->pre[i];
 	if (!err)
-		attr_fill(&stx, NULL, &dc->attr);
+		attr_fill(&stx, change_seen(), NULL, &dc->attr);
 	return err;
 }
 
@@ -368,7 +368,7 @@ static int make_reply(struct record *rec, int fd, int fd2)
 		rec->body_len = sizeof(rep->attr);
 		err = stat_fd(fd, &stx);
 		if (!err)
-			attr_fill(&stx, NULL, &rep->attr);
+			attr_fill(&stx, change_seen(), NULL, &rep->attr);
 		return err;
 	}
 }

@@ -372,12 +372,16 @@ void change_init(void);
 struct change {
 	uint64_t	ino, epoch;
 	uint64_t	run, run_base;
+	uint64_t	stamp;
 };
 
-void change_stamp(const struct statx *stx);
+uint64_t change_seen(void);
+uint64_t change_number(void);
+void change_stamp(const struct statx *stx, uint64_t stamp);
 void change_begin(struct change *ch, int fd, const struct session *s);
 int change_end(struct change *ch, int fd, struct statx *stx);
-void change_fill(const struct statx *stx, const struct session *s, struct wfs_attr *a);
+void change_fill(const struct statx *stx, uint64_t seen, const struct session *s, struct wfs_attr *a);
+void change_fill_own(const struct statx *stx, const struct change *ch, struct wfs_attr *a);
 void change_lock_dirs(const struct wfs_fh *a, const struct wfs_fh *b);
 void change_unlock_dirs(const struct wfs_fh *a, const struct wfs_fh *b);
 
@@ -436,10 +440,10 @@ int write_done(struct op_ctx *op, struct file *file, bool stable, uint64_t verif
 int get_file(struct op_ctx *op, const struct wfs_fh *fh, struct file **file);
 int reply_attr(struct op_ctx *op, int fd, struct wfs_attr *attr);
 int reply_changed(struct op_ctx *op, int fd, struct wfs_attr *attr);
-int reply_change(struct op_ctx *op, struct change *ch, int fd, struct wfs_attr *attr);
+int reply_change(struct change *ch, int fd, struct wfs_attr *attr);
 int stat_fd(int fd, struct statx *stx);
 int access_fd(int fd, int mask);
-void attr_fill(const struct statx *stx, const struct session *s, struct wfs_attr *attr);
+void attr_fill(const struct statx *stx, uint64_t seen, const struct session *s, struct wfs_attr *attr);
 unsigned int open_rights(uint32_t flags);
 int open_in(int dirfd, const char *name, int flags);
 int open_file_of(int fd, int flags);		/* opens again what an O_PATH fd stands for */
