@@ -4616,6 +4616,26 @@ def nothing_is_left(s):
     until(lambda: not os.path.lexists(s.path(".wfsd")), 30, ".wfsd is gone")
 
 
+@test(args=["--lease", "3"])
+def claim_holds_without_descriptors(s):
+    c, other = conn(s), conn(s)
+    f, g = c.create(c.root, "f"), c.create(c.root, "g")
+    s.kill()
+    s.start()
+    c, other = conn(s, session=c.session), conn(s)
+    used = set(map(int, os.listdir("/proc/%d/fd" % s.proc.pid)))
+    soft, hard = resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), hard))
+    check(c.call(SESSION, b_session(HOLD, f.io, 1)).status, errno.EMFILE)
+    resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    for name in "fg":
+        other.unlink(other.root, name)
+    c.ok(SESSION, b_session(RECLAIMED))
+    # What nobody has open goes, some time after that.
+    until(lambda: c.call(GETATTR, g.fh).status == errno.ESTALE, 30, "another file is gone")
+    check(c.getattr(f.fh).nlink, 0)
+
+
 @test(fs="ext4", args=["--threads", "1"])
 def closed_while_it_is_removed(s):
     """CLOSE comes when UNLINK has seen that the file is open, and is about to keep it."""

@@ -574,10 +574,11 @@ static int claim_hold(struct op_ctx *op)
 	if (err)
 		return err;
 	err = file_get(op->cred, &fh, &file);
-	if (err)
-		hold_set(op->session, &fh, 0);
-	else
+	if (!err)
 		file_put(file);
+	else if (err == -ESTALE)
+		hold_set(op->session, &fh, 0);
+	/* Otherwise it may well be there, and open: what we lack to look is no reason to let it go. */
 	return err;
 }
 
