@@ -4894,6 +4894,28 @@ def bad_state_dirs_are_named(s):
     check(conn(s).session_flags, 0)
 
 
+@test(start=False)
+def state_on_btrfs(s):
+    """The sessions' files are written in place: mapped memory must not need room that a full disk has not got."""
+    back = s.base + "/back"
+    os.mkdir(back)
+    sh("truncate -s 200M %s.image" % back)
+    try:
+        sh("mkfs.btrfs -q %s.image && mount -o loop %s.image %s" % (back, back, back))
+    except subprocess.CalledProcessError as e:
+        raise Skip("no btrfs on a loop device: %s" % e.stdout.strip()) from None
+    s.mounts.append(back)
+    s.state = back + "/state"
+    s.start()
+    c = conn(s)
+    f = c.create(c.root, "f")
+    directory, = (d for d in os.listdir(s.state) if d.endswith(".sessions"))
+    with open("%s/%s/%s" % (s.state, directory, session_files(s)[0]), "rb") as file:
+        flags = struct.unpack("l", fcntl.ioctl(file, 0x80086601, bytes(8)))[0]      # FS_IOC_GETFLAGS
+    assert flags & 0x00800000, "flags %#x: without FS_NOCOW_FL" % flags
+    check(c.getattr(f.fh).nlink, 1)
+
+
 def run_one(name, fn, opts):
     opts = dict(opts)
     opts.pop("long", None)

@@ -15,12 +15,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <pthread.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -407,6 +409,21 @@ static void sync_state_dir(void)
 		close(fd);
 }
 
+/*
+ * Where a block is written to another place each time, which is to say on btrfs, one that is there is not enough for
+ * reserve(): its files shall not be so.
+ */
+static void set_in_place(int dir)
+{
+	int flags;
+
+	if (!ioctl(dir, FS_IOC_GETFLAGS, &flags)) {
+		flags |= FS_NOCOW_FL;
+		/* Others know no such flag and need none. */
+		ioctl(dir, FS_IOC_SETFLAGS, &flags);
+	}
+}
+
 /**
  * session_lock - from here on the sessions are this process's, until its last thread is gone
  *
@@ -439,6 +456,7 @@ void session_lock(void)
 		told = true;
 		nanosleep(&tick, NULL);
 	}
+	set_in_place(dir_fd);
 }
 
 void session_init(void)
