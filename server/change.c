@@ -116,13 +116,14 @@ static struct entry *lock_own_entry(uint64_t ino, pthread_mutex_t **lock)
 	return e;
 }
 
+/* @stamp: from before it was seen that the change had left @ns */
 static void put_stamp(struct entry *e, int64_t ns, uint64_t stamp)
 {
 	/*
 	 * Of two changes at once the one that looked later may come here first; an older ctime when
 	 * there is no other is from a clock that was set back.
 	 */
-	if (ns > e->ctime_ns || (ns == e->ctime_ns && (int64_t)(stamp - e->stamp) > 0) || !e->busy) {
+	if (ns == e->ctime_ns ? (int64_t)(stamp - e->stamp) > 0 : ns > e->ctime_ns || !e->busy) {
 		e->ctime_ns = ns;
 		e->stamp = stamp;
 	}
@@ -138,7 +139,7 @@ uint64_t change_seen(void)
 	return atomic_load(&last_stamp);
 }
 
-/* The stamp of a change that was made just now, and is going to be looked at; also what change_seen() is for. */
+/* The stamp of a change that was made just now, from before the look at what it left; see change_seen(), too. */
 uint64_t change_number(void)
 {
 	return next_number();
