@@ -53,7 +53,7 @@ static uint64_t life;			/* these three: set before the first thread starts */
 static int dir_fd;			/* where the files are; locked: flock(2) */
 static unsigned int under_way;		/* operations, when the process before was killed */
 
-#define HEAD_MAGIC	0x31736573736677ull	/* "wfsess1" */
+#define HEAD_MAGIC	0x32736573736677ull	/* "wfsses2" */
 #define HEAD_CLAIMS	0x1	/* it has had holds or locks in the life that wrote this */
 #define HEAD_RECLAIM	0x2	/* it has not said yet that it claimed them again */
 
