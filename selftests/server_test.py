@@ -2734,6 +2734,32 @@ def last_close_stalls_nobody(s):
 
 
 @test(fs="ext4", args=["--threads", "1"])
+def blocked_sessions_leave_threads_to_others(s):
+    other = conn(s)
+    f = other.create(other.root, "f")
+    other.write(f.io, 0, b"x" * 8192)
+    conns = []
+    for _ in range(10):
+        first = conn(s)
+        conns += [first] + [conn(s, session=first.session, index=i) for i in range(1, 4)]
+    other.sock.settimeout(10)
+    with frozen(s):
+        tags = [(c, c.send(MKDIR, b_create(c.root, "d%d-%d" % (k, i), 0o755, 0, 0)))
+                for k, c in enumerate(conns) for i in range(8)]
+        until(lambda: s.threads() > 150, 10, "many of them hang")
+        time.sleep(1)
+        for c in other, conn(s):
+            check(len(c.read(f.io, 0, 8192)), 8192)
+            tags.append((c, c.send(MKDIR, b_create(c.root, "other%d" % len(tags), 0o755, 0, 0))))
+            time.sleep(0.1)
+            check(len(c.read(f.io, 0, 8192)), 8192)
+        assert s.threads() < 300, "%d threads" % s.threads()
+    other.sock.settimeout(30)
+    for c, tag in tags:
+        check(c.wait(tag).status, 0)
+
+
+@test(fs="ext4", args=["--threads", "1"])
 def slot_in_use_is_refused(s):
     c = conn(s)
     f = c.create(c.root, "f")
@@ -2796,7 +2822,8 @@ def one_connection_blocks_few_threads(s):
     threads = s.threads()
     with frozen(s):
         tags = [c.send(MKDIR, b_create(c.root, "d%d" % i, 0o755, 0, 0)) for i in range(20)]
-        until(lambda: s.threads() >= threads + 8, 5, "several requests at once")
+        # some may be there already, when a HELLO took long
+        until(lambda: s.threads() >= threads + 4, 5, "several requests at once")
         time.sleep(0.5)
         assert s.threads() <= threads + 8, "%d threads" % s.threads()
     for tag in tags:

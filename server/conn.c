@@ -34,7 +34,6 @@
 #define OUT_BYTES	(256u << 10)
 #define OUT_BYTES_ALL	(256ul << 20)	/* of all connections, then only one reply for each */
 #define CONN_STUCK	8
-#define SESSION_STUCK	32
 
 #define SHED_SECONDS	3	/* without a reply taken, while others wait for memory */
 #define HELLO_SECONDS	10
@@ -782,7 +781,7 @@ static bool may_begin(struct conn *c)
 		return false;
 	if (c->stuck >= CONN_STUCK)
 		return false;
-	if (c->session && atomic_load(&c->session->stuck) >= SESSION_STUCK) {
+	if (!loop_may_begin(c)) {
 		loop_throttle(c);
 		return false;
 	}

@@ -15,7 +15,8 @@
 
 #include "wfsd.h"
 
-#define WORKERS_MAX	256
+#define WORKERS_MAX	512
+#define SHARE		15		/* see loop_may_begin() */
 #define SPARE_MAX	4		/* workers that may idle for long */
 #define TURNS		16		/* of connections between two looks for events */
 #define EVENTS		64
@@ -34,6 +35,9 @@ static unsigned int nworkers, nidle;
 static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;	/* clearing watch_asleep */
 static pthread_cond_t watch_wake = PTHREAD_COND_INITIALIZER;
 static atomic_bool watch_asleep;
+
+/* Requests in calls that take long, which have a worker each: of all, and of connections without a session. */
+static atomic_uint stuck, strangers_stuck;
 
 static atomic_bool memory_short;	/* somebody got none; the janitor looks for who has it */
 
@@ -123,6 +127,24 @@ static bool set_runner(struct loop *l)
 	return w;
 }
 
+static atomic_uint *stuck_of(const struct conn *c)
+{
+	return c->session ? &c->session->stuck : &strangers_stuck;
+}
+
+/**
+ * loop_may_begin - may another request of the connection's session be begun, or do enough of them hang?
+ *
+ * A session may use as many workers as a 15th of those that are left: 32 of 512 if it is the only one whose requests
+ * hang, 20 each if there are ten, and whoever comes next finds some.  One request of a session may always.
+ */
+bool loop_may_begin(const struct conn *c)
+{
+	unsigned int all = MIN(atomic_load_explicit(&stuck, memory_order_relaxed), WORKERS_MAX);
+
+	return atomic_load_explicit(stuck_of(c), memory_order_relaxed) < MAX((WORKERS_MAX - all) / SHARE, 1u);
+}
+
 /*
  * The runner of @l, whose lock is held, is or will be in a call for long: let another thread be the
  * runner.
@@ -139,8 +161,8 @@ static bool lend(struct loop *l)
 	stat_add(&stats.lends, 1);
 	w->stuck = true;
 	c->stuck++;
-	if (c->session)
-		atomic_fetch_add(&c->session->stuck, 1);
+	atomic_fetch_add(stuck_of(c), 1);
+	atomic_fetch_add(&stuck, 1);
 	/* There may be more requests of the same connection. */
 	loop_queue(c);
 	return true;
@@ -178,8 +200,9 @@ void loop_enter(struct worker *w)
 	} else if (w->stuck) {
 		w->stuck = false;
 		w->conn->stuck--;
-		if (w->conn->session)
-			atomic_fetch_sub(&w->conn->session->stuck, 1);
+		/* join() gives it a session after this */
+		atomic_fetch_sub(stuck_of(w->conn), 1);
+		atomic_fetch_sub(&stuck, 1);
 	}
 }
 

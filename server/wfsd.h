@@ -646,6 +646,7 @@ unsigned int loops_conns(void);
 void loop_leave(struct worker *w, bool slow);
 void loop_enter(struct worker *w);
 void loop_queue(struct conn *c);
+bool loop_may_begin(const struct conn *c);
 void loop_throttle(struct conn *c);
 void loop_no_memory(struct conn *c);
 void loop_memory_short(void);
