@@ -1374,6 +1374,47 @@ def mover_sendfile(s):
     mover_test(s)
 
 
+@test(fs="ext4")
+def payloads_of_all_kinds(s):
+    """Big and small, at any offset, whole and in parts that come late; and data that there is no room for."""
+    c = conn(s)
+    f = c.create(c.root, "f")
+    rng = random.Random(3)
+    span = 8 << 20
+    content = bytearray(span)
+    c.setattr(f.fh, SET_SIZE, size=span)
+    for _ in range(60):
+        size = rng.choice((rng.randrange(1, 200000), rng.randrange(1 << 19, 4 << 20), 1 << 20))
+        offset = rng.choice((rng.randrange(span - size), rng.randrange(span - size) & ~4095))
+        data = rng.randbytes(size)
+        content[offset:offset + size] = data
+        tag, raw = c.frame(WRITE, b_write(f.io, offset, rng.choice((0, 0, STABLE))), data)
+        if rng.random() < 0.5:
+            while raw:
+                part = rng.choice((1, 100, 4096, 70000, 1 << 20))
+                c.sock.sendall(raw[:part])
+                raw = raw[part:]
+                if rng.random() < 0.05:
+                    time.sleep(0.01)
+        else:
+            c.sock.sendall(raw)
+        check(c.wait(tag).status, 0)
+    for at in range(0, span, 1 << 20):
+        check(c.read(f.io, at, 1 << 20) == content[at:at + (1 << 20)], True, "the MiB at %d" % at)
+    # The disk becomes full within a payload: all of that is taken from the connection, and it goes on.
+    free = os.statvfs(s.dir)
+    with open(s.path("fill"), "wb") as fill:
+        os.posix_fallocate(fill.fileno(), 0, (free.f_bavail - 600) * free.f_bsize)
+    g = c.create(c.root, "g")
+    tags = [c.send(WRITE, b_write(g.io, at), bytes([at >> 20]) * (1 << 20)) for at in range(0, 8 << 20, 1 << 20)]
+    status = [c.wait(tag).status for tag in tags]
+    check((status[0], status[-1]), (0, errno.ENOSPC))
+    for at, err in enumerate(status):
+        if not err:
+            check(c.read(g.io, at << 20, 1 << 20) == bytes([at]) * (1 << 20), True, "written beside a full disk")
+    check(c.read(f.io, 0, 100), bytes(content[:100]))
+
+
 # ---- where connections are served ----
 
 class Wire:
@@ -1467,7 +1508,7 @@ def stopped_disk(s):
     if os.path.exists("/sys/fs/cgroup/blkio"):
         group, file, stop, go = "/sys/fs/cgroup/blkio/", "blkio.throttle.read_bps_device", " 1", " 0"
     else:
-        group, file, stop, go = "/sys/fs/cgroup/", "io.max", " rbps=1", " rbps=max"
+        group, file, stop, go = "/sys/fs/cgroup/", "io.max", " rbps=2", " rbps=max"
     group += "wfsd-test-%d" % os.getpid()
 
     def write(file, value):
@@ -2922,6 +2963,9 @@ def memory_runs_out(s):
         nonlocal k
         k += 1
         work(1 + k % 15)
+        # As much as there was no memory for before: small requests may find enough in what is left.
+        reply = late.call(READDIR, b_readdir(d, 0, 1 << 18, 0))
+        assert reply.status in (0, errno.ENOMEM), "status %d" % reply.status
         return closed in s.stderr()
     until(hogs_closed, 40, "those who take no replies are closed")
     time.sleep(1.5)

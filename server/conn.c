@@ -634,9 +634,30 @@ static void run(struct worker *w, struct conn *c, int err, const void *data)
 	put(c);
 }
 
+/* More of a payload, into the worker's pipe or scratch, where there are @have bytes; how many it are then. */
+static size_t receive_payload(struct worker *w, struct conn *c, bool piped, size_t have, size_t want)
+{
+	bool empty = true;
+
+	while (have < want && c->readable) {
+		ssize_t n = piped ? intake_receive(w, c->sock, want - have) :
+			    recv(c->sock, w->scratch + have, want - have, MSG_DONTWAIT);
+
+		/* The pipe may be full: then the socket is asked again after this piece. */
+		if (piped && n < 0 && errno == EAGAIN && !empty)
+			break;
+		/* That a pipe got less does not mean that it was all. */
+		if (!received(c, n, piped ? 0 : want - have))
+			break;
+		have += n;
+		empty = false;
+	}
+	return have;
+}
+
 /*
  * The payload of a WRITE goes from the socket to the file in pieces the size of the worker's
- * scratch, so that memory does not depend on what clients send.  The frame stays in c->in until the
+ * pipe or scratch, so that memory does not depend on what clients send.  The frame stays in c->in until the
  * last piece.  Pieces end on a page's boundary, lest the file system must read what it is about to
  * overwrite; what is over is kept behind the frame.
  */
@@ -645,7 +666,7 @@ static bool write_payload(struct worker *w, struct conn *c)
 	const struct request *rq = &w->rq;
 	struct op_ctx op = op_begin(w, c, NULL);
 	bool stable = rq->flags & WFS_WRITE_STABLE;
-	bool first = !c->pay_done, last;
+	bool first = !c->pay_done, last, piped;
 	uint64_t pos = rq->offset + c->pay_done;
 	struct file *file = c->pay_file;
 	int err = c->pay_err;
@@ -653,20 +674,23 @@ static bool write_payload(struct worker *w, struct conn *c)
 	size_t have, want, keep = 0;
 
 	have = MIN(c->in_end - c->in_start - rq->frame_len, c->pay_left);
-	memcpy(w->scratch, c->in + c->in_start + rq->frame_len, have);
-	want = MIN(c->pay_left, SCRATCH_SIZE);
+	piped = !err && c->pay_left >= INTAKE_MIN && intake_begin(w);
+	if (piped && !intake_put(w, c->in + c->in_start + rq->frame_len, have)) {
+		intake_drop(w);
+		piped = false;
+	}
+	if (!piped)
+		memcpy(w->scratch, c->in + c->in_start + rq->frame_len, have);
+	want = MIN(c->pay_left, piped ? INTAKE_SIZE : SCRATCH_SIZE);
 	/*
 	 * What is in c->in behind the payload are the next requests; then nothing is received here.
 	 */
 	if (have < c->pay_left)
 		c->in_end = c->in_start + rq->frame_len;
-	while (have < want && c->readable) {
-		ssize_t n = recv(c->sock, w->scratch + have, want - have, MSG_DONTWAIT);
-
-		if (received(c, n, want - have))
-			have += n;
-		else if (c->state == CONN_DEAD)
-			return false;
+	have = receive_payload(w, c, piped, have, want);
+	if (c->state == CONN_DEAD) {
+		intake_drop(w);
+		return false;
 	}
 
 	last = have == c->pay_left;
@@ -677,9 +701,12 @@ static bool write_payload(struct worker *w, struct conn *c)
 			c->in_start = c->in_end = 0;
 	} else {
 		keep = MIN(have, (pos + have) % PAGE);
-		memcpy(c->in + c->in_end, w->scratch + have - keep, keep);
-		c->in_end += keep;
 		have -= keep;
+		if (!piped)
+			memcpy(c->in + c->in_end, w->scratch + have, keep);
+		else if (!have)
+			intake_take(w, c->in + c->in_end, keep);
+		c->in_end += keep;
 		if (!have)
 			return false;
 		c->reading = true;
@@ -697,7 +724,9 @@ static bool write_payload(struct worker *w, struct conn *c)
 	if (!err && !file)
 		err = write_open(&op, &file);
 	if (!err)
-		err = write_chunk(&op, file, w->scratch, have, pos);
+		err = write_chunk(&op, file, w, piped, have, pos);
+	if (piped && err)
+		intake_drop(w);
 	if (last) {
 		if (!err)
 			err = write_done(&op, file, stable, verifier);
@@ -710,9 +739,13 @@ static bool write_payload(struct worker *w, struct conn *c)
 	}
 	c->reading = false;
 	if (c->state == CONN_DEAD) {
+		intake_drop(w);
 		file_put_later(file);
 		return false;
 	}
+	/* What is kept has been behind it in the pipe. */
+	if (piped && !err)
+		intake_take(w, c->in + c->in_end - keep, keep);
 	c->pay_file = file;
 	c->pay_err = err;
 	return true;

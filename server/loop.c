@@ -81,6 +81,7 @@ static void *worker_main(void *arg)
 		mover->end(w);
 	free(w->spare[0]);
 	free(w->spare[1]);
+	intake_drop(w);
 	free(w->scratch);
 	free(w);
 	return NULL;

@@ -688,23 +688,25 @@ int write_open(struct op_ctx *op, struct file **file)
 	return err;
 }
 
-int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos)
+/* @piped: the data is in the worker's pipe, and what of it can't be written stays there; else in its scratch */
+int write_chunk(struct op_ctx *op, struct file *file, struct worker *w, bool piped, size_t len, uint64_t pos)
 {
 	struct wfs_write_rep *rep = (void *)op->rep->body;
 	int err = cred_assume(op->cred, op->rq), err2;
+	const char *buf = w->scratch;
 	struct change ch;
 
 	if (err)
 		return err;
 	change_begin(&ch, file->fd, op->session);
 	while (len) {
-		ssize_t n = pwrite(file->fd, buf, len, pos);
+		ssize_t n = piped ? intake_write(w, file->fd, len, pos) : pwrite(file->fd, buf, len, pos);
 
 		if (n <= 0) {
 			err = n ? -errno : -EIO;
 			break;
 		}
-		buf = (const char *)buf + n;
+		buf += n;
 		len -= n;
 		pos += n;
 		stat_add(&stats.bytes_written, n);

@@ -37,6 +37,7 @@ struct conn;
 struct file;
 struct loop;
 struct session;
+struct worker;
 
 /* ---- main.c ---- */
 
@@ -434,7 +435,7 @@ int op_run(struct op_ctx *op);
 bool op_slow(const struct request *rq);		/* known to take long */
 int write_open(struct op_ctx *op, struct file **file);
 /* Leaves the attributes in the reply. */
-int write_chunk(struct op_ctx *op, struct file *file, const void *buf, size_t len, uint64_t pos);
+int write_chunk(struct op_ctx *op, struct file *file, struct worker *w, bool piped, size_t len, uint64_t pos);
 int write_done(struct op_ctx *op, struct file *file, bool stable, uint64_t verifier);
 
 int get_file(struct op_ctx *op, const struct wfs_fh *fh, struct file **file);
@@ -472,8 +473,6 @@ int op_copy(struct op_ctx *op);
 
 /* ---- mover.c ---- */
 
-struct worker;
-
 /**
  * struct mover - a way to bring a file's bytes into a socket
  * @send: sends up to @len bytes from *@pos on and advances it; bytes sent, 0 at the end of the
@@ -489,6 +488,18 @@ struct mover {
 };
 extern const struct mover *mover;		/* does not change once there are workers */
 int mover_select(const char *name);
+
+/* ---- intake.c ---- */
+
+#define INTAKE_SIZE	(1u << 20)	/* of the pipe */
+#define INTAKE_MIN	(64u << 10)	/* of less, a copy is cheaper */
+
+bool intake_begin(struct worker *w);
+void intake_drop(struct worker *w);
+bool intake_put(struct worker *w, const void *buf, size_t len);
+ssize_t intake_receive(struct worker *w, int sock, size_t len);
+ssize_t intake_write(struct worker *w, int fd, size_t len, off_t pos);
+void intake_take(struct worker *w, void *buf, size_t len);
 
 /* ---- conn.c ---- */
 
@@ -572,7 +583,6 @@ struct conn {
 	char			peer[64];	/* for the log */
 };
 
-struct worker;
 struct conn *conn_new(struct loop *loop, int sock, const char *peer);
 int conn_watch(struct conn *c, struct loop *loop);
 void conn_turn(struct worker *w, struct conn *c);
@@ -592,6 +602,7 @@ void conn_shed(struct conn *c);
  * struct worker - a thread and what it needs to carry out a request
  * @loop, @conn, @stuck: whom it works for, under the loop's lock; the rest is its own
  * @mover: what the mover needs in this thread
+ * @pipe: for intake.c, if @has_pipe
  */
 struct worker {
 	struct loop		*loop;
@@ -602,6 +613,8 @@ struct worker {
 	char			*scratch;	/* SCRATCH_SIZE */
 	struct chunk		*spare[2];	/* for a reply without memory; see reserve() */
 	void			*mover;
+	bool			has_pipe;
+	int			pipe[2];
 	size_t			moved;		/* bytes, in this turn of the connection */
 	bool			stuck;		/* counted in @conn->stuck */
 	struct loop		*next_loop;	/* these three: under pool_lock */
