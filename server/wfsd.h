@@ -588,7 +588,6 @@ int conn_watch(struct conn *c, struct loop *loop);
 void conn_turn(struct worker *w, struct conn *c);
 void conn_event(struct conn *c, uint32_t events);
 void conn_kill(struct conn *c);
-void conn_free(struct conn *c);
 void conn_finish(struct conn *c);
 void conn_unpark(struct conn *c, uint8_t op, uint16_t slot, uint32_t seq, int status, struct reply *rep);
 void conn_output_warm(struct conn *c);
