@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 #include <sys/file.h>
+#include <sys/time.h>
 
 static int lock_fd(int fd, int cmd, int type, off_t start, off_t len)
 {
@@ -419,6 +420,72 @@ TEST_F_TIMEOUT(locks, crossing, 120)
 	TH_LOG("%d of 150 were locked in the end", locked);
 	ASSERT_EQ(1, write(ask[1], "q", 1));
 	ASSERT_EQ(0, wait_children(1));
+}
+
+struct unlocking {
+	int fd;
+	atomic_bool stop;
+};
+
+static void *lock_and_unlock(void *arg)
+{
+	struct unlocking *u = arg;
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	while (!atomic_load(&u->stop))
+		if (lock_fd(u->fd, F_SETLK, F_WRLCK, 100, 1) || lock_fd(u->fd, F_SETLK, F_UNLCK, 100, 1))
+			return u;
+	return NULL;
+}
+
+/*
+ * A read lock is to become a write lock, and a signal ends that, while the owner has UNLOCKs of other bytes under way: then it
+ * is there as before, or whoever thinks so gets EIO until he unlocks it.
+ */
+TEST_F_TIMEOUT(locks, interrupted_upgrade, 120)
+{
+	const struct itimerval none = {};
+	struct sigaction sa = { .sa_handler = nothing };
+	struct unlocking u = { .fd = self->a };
+	int interrupted = 0, lost = 0;
+	pthread_t thread;
+	struct flock fl;
+	double end;
+	void *ret;
+	char c;
+
+	OK(sigaction(SIGALRM, &sa, NULL));
+	OK(pwrite(self->a, "data", 4, 0));
+	OK(pthread_create(&thread, NULL, lock_and_unlock, &u) ? -1 : 0);
+	end = now() + 6;
+	for (unsigned int i = 0; now() < end; i++) {
+		struct itimerval soon = { .it_value.tv_usec = 300 + i * 37 % 4000 };
+		int err;
+
+		LOCK(self->a, F_RDLCK, 0, 1);
+		OK(setitimer(ITIMER_REAL, &soon, NULL));
+		err = lock_fd(self->a, F_SETLKW, F_WRLCK, 0, 1) ? errno : 0;
+		OK(setitimer(ITIMER_REAL, &none, NULL));
+		if (err) {
+			ASSERT_EQ(EINTR, err);
+			interrupted++;
+			/* what is given back may be on its way */
+			usleep(3000);
+			if (in_the_way(self->b, 0, 1, &fl) == F_UNLCK) {
+				lost++;
+				FAILS(EIO, pread(self->a, &c, 1, 0));
+			}
+		}
+		LOCK(self->a, F_UNLCK, 0, 1);
+		OK(pread(self->a, &c, 1, 0));
+	}
+	atomic_store(&u.stop, true);
+	OK(pthread_join(thread, &ret) ? -1 : 0);
+	EXPECT_EQ(NULL, ret);
+	TH_LOG("%d were interrupted, %d lost their read lock", interrupted, lost);
+	EXPECT_GT(interrupted, 0);
 }
 
 TEST_HARNESS_MAIN
