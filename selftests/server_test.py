@@ -1448,8 +1448,8 @@ class Wire:
             sh("ip -n {0} link add eth type veth peer name eth netns {1}".format(*self.names))
             for i, name in enumerate(self.names):
                 # So it has a queue, as a card has.
-                sh("ip netns exec {0} ethtool -K eth gro on tso off; ip -n {0} addr add 198.51.100.{1}/24 dev eth;"
-                   "ip -n {0} link set eth up; ip -n {0} link set lo up".format(name, i + 1))
+                sh("ip netns exec {0} ethtool -K eth gro on tso off && ip -n {0} addr add 198.51.100.{1}/24 dev eth &&"
+                   "ip -n {0} link set eth up && ip -n {0} link set lo up".format(name, i + 1))
             self.cpu(0)
             self.cpu(1)
         except subprocess.CalledProcessError as e:
