@@ -3584,6 +3584,12 @@ def rw_file(c, name="f", mode=0o666):
     return c.create(c.root, name, mode=mode).io
 
 
+def first_lock(c, io):
+    """A session's first lock waits for the state directory's disk, and others may overtake it."""
+    c.lock(io, 1 << 41, RD, flags=L_FLOCK)
+    c.unlock(io, 1 << 41, flags=L_FLOCK)
+
+
 def pending(c, tag, seconds=0.3):
     """No reply to this request has come, nor comes within a moment."""
     end = time.monotonic() + seconds
@@ -3822,6 +3828,7 @@ def waits_for_locks(s):
         assert granted(b, tag)
     b.ok(SESSION, b_session(END))
     b = conn(s)
+    first_lock(b, io)
     # In the order in which they came.
     a.lock(io, 1, WR)
     tags = [b.send_lock(io, i, WR) for i in range(2, 8)]
@@ -3859,6 +3866,7 @@ def waits_for_locks(s):
 def waiting_is_limited(s):
     a, b = conn(s), conn(s)
     io = rw_file(a)
+    first_lock(b, io)
     a.lock(io, 1, WR)
     tags = [b.send_lock(io, i, RD) for i in range(100)]
     b.getattr(b.root)
@@ -3886,6 +3894,37 @@ def waiting_is_limited(s):
     check(s.stop(), 0)
     assert time.monotonic() - start < 8
     check(a.wait(tag).status, errno.EAGAIN)
+
+
+@test
+def waiting_costs_nothing(s):
+    """Many who wait for one of many locks of a file are not looked at again and again; nor do they fill the table."""
+    a, other = conn(s), conn(s)
+    io = rw_file(a)
+    tags = []
+    for i in range(8000):
+        tags.append(a.send_lock(io, i, RD, 2 * i, 2 * i, wait=0))
+        if len(tags) == 200:
+            check({a.wait(t).status for t in tags}, {0})
+            tags = []
+    a.lock(io, 1, WR, 1 << 40, 1 << 40)
+    first = conn(s)
+    first_lock(first, io)
+    many = [first] + [conn(s, session=first.session, index=i) for i in range(1, 5)]
+    waits = [(c, c.send_lock(io, 1000 + i, RD, 1 << 40, 1 << 40)) for c in many[:4] for i in range(64)]
+    for c in many:
+        c.getattr(c.root)
+    time.sleep(0.5)
+    before = cpu_seconds(s)
+    time.sleep(2)
+    used = cpu_seconds(s) - before
+    assert used < 0.1, "%.2f s of CPU time while nothing goes on" % used
+    check(many[4].call(LOCK, b_lock(io, 1, RD, 1 << 40, 1 << 40, wait=30000)).status, errno.EAGAIN)
+    waits.append((other, other.send_lock(io, 1, RD, 1 << 40, 1 << 40)))
+    assert pending(other, waits[-1][1])
+    a.unlock(io, 1, 1 << 40, 1 << 40)
+    for c, tag in waits:
+        assert granted(c, tag)
 
 
 @test

@@ -8,8 +8,8 @@
  * flock(2), which the kernel keeps apart.
  *
  * A request that has to wait has no thread.  It is woken when a lock of its inode goes; the kernel
- * does not tell when a program's does, nor is there an event when the grace period ends, so a thread
- * looks every POLL_MS.
+ * does not tell when a program's does, nor is there an event when the grace period ends, so for those
+ * who wait for that a thread looks every POLL_MS.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,9 +25,12 @@
 #define LOCKS_MAX		(1u << 17)	/* of all sessions */
 #define SESSION_LOCKS_MAX	(1u << 14)
 #define PARKED_MAX		1024		/* requests that wait, of all connections */
+#define SESSION_PARKED_MAX	256
 #define CONN_PARKED_MAX		64
 #define POLL_MS			50
-#define SEARCH_MAX		100000		/* locks looked at in the search for a deadlock */
+#define SEARCH_MAX		100000		/* locks and waiters looked at in the search for a deadlock */
+
+#define OURS			1		/* take(): a lock of the table is in the way */
 
 /**
  * struct claim - a lock that somebody has or wants
@@ -72,6 +75,7 @@ struct waiter {
 	uint16_t		slot;
 	uint32_t		seq;
 	uint64_t		deadline;	/* ms */
+	bool			polled;		/* nobody tells when that which was in its way goes */
 	int			status;		/* once it is on a todo list */
 	unsigned long		seen;		/* by this search for a deadlock */
 	TAILQ_ENTRY(waiter)	list;
@@ -290,10 +294,25 @@ static struct lock *in_the_way(struct space *sp, const struct claim *c)
 {
 	struct lock *l;
 
-	TAILQ_FOREACH(l, &sp->locks, list)
+	TAILQ_FOREACH(l, &sp->locks, list) {
+		if (l->c.start > c->end)
+			break;
 		if (conflict(&l->c, c))
 			return l;
+	}
 	return NULL;
+}
+
+/* Something became less that an owner had of @in, and it was not him who said so: look who can have it. */
+static void poll_waiters(struct locked *in)
+{
+	struct waiter *w;
+
+	if (!in->waiters)
+		return;
+	TAILQ_FOREACH(w, &waiting, list)
+		if (w->in == in)
+			w->polled = true;
 }
 
 /* Its owner has it already: who claims it again has not got the answer. */
@@ -307,7 +326,7 @@ static bool has(struct space *sp, const struct claim *c)
 	return false;
 }
 
-/* Get a lock if it can be had now: 0, -EAGAIN, or another error. */
+/* Get a lock if it can be had now: 0, OURS, -EAGAIN (a program has it), or another error. */
 static int take(struct locked *in, const struct claim *c)
 {
 	struct space *sp = space_of(in, c);
@@ -328,7 +347,7 @@ static int take(struct locked *in, const struct claim *c)
 		}
 	}
 	if (in_the_way(sp, c))
-		err = -EAGAIN;
+		err = OURS;
 	else if (too_many(c))
 		err = -ENOLCK;
 	else if (!c->flock || c->type == WFS_LOCK_WRITE || TAILQ_EMPTY(&sp->locks))
@@ -339,6 +358,8 @@ static int take(struct locked *in, const struct claim *c)
 	}
 	if (err && dropped)
 		kernel_free(sp, c);
+	if (dropped || (!err && c->type == WFS_LOCK_READ))
+		poll_waiters(in);
 	return err;
 }
 
@@ -387,26 +408,35 @@ static void end_wait(struct waiter *w, int status, struct waiters *done)
 	TAILQ_REMOVE(&waiting, w, list);
 	nwaiting--;
 	w->conn->parked--;
+	w->c.session->parked--;
 	w->in->waiters--;
 	w->status = status;
 	TAILQ_INSERT_TAIL(done, w, list);
 }
 
-/* A lock of @in went, or may have: who has waited longest comes first. */
-static void wake(struct locked *in, struct waiters *done)
+/* False if it goes on waiting. */
+static bool try_again(struct waiter *w, struct waiters *done)
+{
+	int err = session_in_grace() ? -EAGAIN : take(w->in, &w->c);
+
+	w->polled = err == -EAGAIN;
+	if (err == -EAGAIN || err == OURS)
+		return false;
+	end_wait(w, err, done);
+	return true;
+}
+
+/* A lock of @in went, or may have, of the bytes of @gone or with NULL any: who has waited longest comes first. */
+static void wake(struct locked *in, const struct claim *gone, struct waiters *done)
 {
 	struct waiter *w, *next;
-	int err;
 
 	if (!in->waiters || session_in_grace())
 		return;
 	for (w = TAILQ_FIRST(&waiting); w; w = next) {
 		next = TAILQ_NEXT(w, list);
-		if (w->in != in)
-			continue;
-		err = take(in, &w->c);
-		if (err != -EAGAIN)
-			end_wait(w, err, done);
+		if (w->in == in && (!gone || (w->c.flock == gone->flock && overlap(&w->c, gone))))
+			try_again(w, done);
 	}
 }
 
@@ -437,13 +467,15 @@ static bool waits_for(struct locked *in, const struct claim *c, const struct cla
 	struct lock *l;
 
 	TAILQ_FOREACH(l, &in->space[0].locks, list) {
-		if (!*left || !--*left)
+		if (l->c.start > c->end || !*left || !--*left)
 			return false;
 		if (!conflict(&l->c, c))
 			continue;
 		if (same_owner(&l->c, who))
 			return true;
 		TAILQ_FOREACH(w, &waiting, list) {
+			if (!*left || !--*left)
+				return false;
 			if (w->seen == searches || w->c.flock || w->c.pid == UINT32_MAX ||
 			    !same_owner(&w->c, &l->c))
 				continue;
@@ -465,25 +497,26 @@ static bool deadlock(struct locked *in, const struct claim *c)
 	return waits_for(in, c, c, &left);
 }
 
-static int park(struct op_ctx *op, struct locked *in, const struct claim *c)
+static int park(struct op_ctx *op, struct locked *in, const struct claim *c, bool polled)
 {
 	struct waiter *w;
 
 	if (deadlock(in, c))
 		return -EDEADLK;
-	if (nwaiting >= PARKED_MAX || op->asker->parked >= CONN_PARKED_MAX)
+	if (nwaiting >= PARKED_MAX || c->session->parked >= SESSION_PARKED_MAX || op->asker->parked >= CONN_PARKED_MAX)
 		return -EAGAIN;
 	w = malloc(sizeof(*w));
 	if (!w)
 		return -ENOMEM;
 	*w = (struct waiter){
 		.in = in, .c = *c, .conn = op->asker, .slot = op->rq->slot, .seq = op->rq->seq,
-		.deadline = now_ms() + op->rq->wait,
+		.deadline = now_ms() + op->rq->wait, .polled = polled,
 	};
 	TAILQ_INSERT_TAIL(&waiting, w, list);
 	nwaiting++;
 	in->waiters++;
 	op->asker->parked++;
+	c->session->parked++;
 	pthread_cond_signal(&table_wake);
 	return OP_PARKED;
 }
@@ -538,13 +571,13 @@ static void *lock_main(void *arg)
 			pthread_mutex_lock(&table_lock);
 		}
 		for (w = TAILQ_FIRST(&waiting); w; w = next) {
-			int err = session_in_grace() ? -EAGAIN : take(w->in, &w->c);
-
 			next = TAILQ_NEXT(w, list);
 			in = w->in;
-			if (err == -EAGAIN && now < w->deadline)
-				continue;
-			end_wait(w, err, &done);
+			if (!w->polled || !try_again(w, &done)) {
+				if (now < w->deadline)
+					continue;
+				end_wait(w, -EAGAIN, &done);
+			}
 			retire(in);
 		}
 		if (!TAILQ_EMPTY(&done)) {
@@ -636,7 +669,7 @@ static int unlock(const struct wfs_fh *fh, const struct claim *c)
 		err = set_range(sp, *c);
 		if (!err) {
 			kernel_free(sp, c);
-			wake(in, &done);
+			wake(in, c, &done);
 			retire(in);
 		}
 	}
@@ -670,7 +703,7 @@ static int cancel(const struct wfs_fh *fh, const struct claim *c)
 static int lock(struct op_ctx *op, const struct wfs_fh *fh, const struct claim *c)
 {
 	struct waiters done = TAILQ_HEAD_INITIALIZER(done);
-	bool reclaim = op->rq->flags & WFS_LOCK_RECLAIM;
+	bool reclaim = op->rq->flags & WFS_LOCK_RECLAIM, polled;
 	struct locked *in;
 	int fd = -1, err;
 
@@ -700,12 +733,15 @@ static int lock(struct op_ctx *op, const struct wfs_fh *fh, const struct claim *
 			err = -EAGAIN;
 		else
 			err = take(in, c);
+		polled = err != OURS;
+		if (err == OURS)
+			err = -EAGAIN;
 		if (err == -EAGAIN && reclaim)
 			err = -ENOLCK;
 		/* a lock for reading in place of one for writing, or flock's old one */
-		wake(in, &done);
+		wake(in, c, &done);
 		if (err == -EAGAIN && op->rq->wait)
-			err = park(op, in, c);
+			err = park(op, in, c, polled || !TAILQ_EMPTY(&done));
 		retire(in);
 	}
 	pthread_mutex_unlock(&table_lock);
@@ -788,7 +824,7 @@ void lock_session_end(struct session *s)
 				if (any)
 					kernel_free(sp, &(struct claim){ .end = INT64_MAX, .flock = i });
 			}
-			wake(in, &done);
+			wake(in, NULL, &done);
 			retire(in);
 		}
 	}

@@ -296,7 +296,7 @@ struct session {
 	_Atomic uint64_t	have[REPLAY_GROUPS / 64];
 	atomic_uint		stuck;		/* requests in file system calls that take long */
 	atomic_uint		holds;
-	unsigned int		locks;		/* under table_lock (lock.c) */
+	unsigned int		locks, parked;	/* under table_lock (lock.c) */
 	unsigned int		users;		/* these six: under sessions_lock */
 	bool			has_left;	/* @head is to be told */
 	bool			ended;		/* no HELLO finds it any more */
