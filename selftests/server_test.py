@@ -1548,7 +1548,7 @@ def stopped_disk(s):
         yield
     finally:
         write(file, dev + go)
-        with open(os.path.dirname(group) + "/cgroup.procs", "w") as f:
+        with contextlib.suppress(ProcessLookupError), open(os.path.dirname(group) + "/cgroup.procs", "w") as f:
             f.write(str(s.proc.pid))
         until(lambda: not subprocess.run(["rmdir", group], stderr=subprocess.DEVNULL).returncode, 20,
               "threads that have ended leave the cgroup")
