@@ -469,6 +469,7 @@ struct wfs_unlocks {
  * @rcu: to free it
  */
 struct wfs_session {
+	struct rcu_head		rcu;		/* first: kfree_rcu() wants it within 4 KiB */
 	struct wfs_options	opt;
 	unsigned int		id;
 	unsigned int		nr_conns;
@@ -528,7 +529,6 @@ struct wfs_session {
 	struct work_struct	willneed_work;
 	spinlock_t		uncancelled_lock;
 	struct list_head	uncancelled;
-	struct rcu_head		rcu;
 };
 
 struct wfs_session *wfs_session_create(struct wfs_options *opt, struct fs_context *fc);
