@@ -91,7 +91,7 @@ static struct wfs_stream *wfs_stream_begin(struct wfs_streams *s, __u64 first, _
 		st->pattern = WFS_PATTERN_STRIDED;
 		st->stride = s->stride;
 		st->ahead = first + st->stride;
-	} else if (fault || !first || pages >= lim->min) {
+	} else if (fault || !first || (how == WFS_ACCESS_READ && pages >= lim->min)) {
 		/* who begins at the beginning, or takes much at once, is taken to go on */
 		st->pattern = WFS_PATTERN_FORWARD;
 		st->stray = fault;

@@ -239,6 +239,24 @@ TEST(random_faults_stop_to_read_ahead)
 	EXPECT_LE(p.waits, 12);
 }
 
+TEST(random_faults_on_what_is_there_stop_too)
+{
+	unsigned int wants = 0;
+	struct play p;
+
+	play_begin(&p, 10);
+	srand(4);
+	for (unsigned int i = 0; i < 200; i++)
+		play_access(&p, rand() % FILE_PAGES, 1, WFS_ACCESS_FAULT);
+	/* what a fault maps says nothing of what is wanted */
+	for (unsigned int i = 0; i < 200; i++) {
+		struct wfs_ahead ahead;
+
+		wants += wfs_stream_access(&p.streams, rand() % FILE_PAGES, 300, WFS_ACCESS_FAULT, false, &p.lim, &ahead);
+	}
+	EXPECT_LE(wants, 10);
+}
+
 TEST(nothing_is_read_behind_the_end)
 {
 	struct play p;
