@@ -2,6 +2,8 @@
 /* file.c - regular files: open and close, and what read, write, mmap and fsync do before the data path */
 #include "internal.h"
 
+#define WFS_READ_STEP	(2ul * WFS_IO_MAX)	/* of a buffered read(2) */
+
 /* WFS_OPEN_* for an open with @f_flags.  Who writes wants to read too, to fill up what a write leaves of a folio. */
 u32 wfs_open_flags(unsigned int f_flags)
 {
@@ -188,6 +190,28 @@ int wfs_check_lock(const struct file *file)
 	return unlikely(READ_ONCE(wf->lost_lock)) ? -EIO : 0;
 }
 
+/*
+ * Read through the page cache, step by step: what a step asks for is locked until it comes, and nobody can reclaim it,
+ * so it must not be as much as read(2) may want.
+ */
+static ssize_t wfs_buffered_read(struct kiocb *iocb, struct iov_iter *to)
+{
+	size_t left = iov_iter_count(to), step;
+	ssize_t ret, done = 0;
+
+	do {
+		step = min_t(size_t, left, WFS_READ_STEP);
+		iov_iter_truncate(to, step);
+		wfs_ra_read(iocb->ki_filp, iocb->ki_pos, step);
+		ret = generic_file_read_iter(iocb, to);
+		left -= step;
+		if (ret > 0)
+			done += ret;
+		iov_iter_reexpand(to, left + iov_iter_count(to));
+	} while (left && ret == step);
+	return done ?: ret;
+}
+
 static ssize_t wfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
@@ -207,8 +231,7 @@ static ssize_t wfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
 		if (err)
 			return err;
 	}
-	wfs_ra_read(iocb->ki_filp, iocb->ki_pos, iov_iter_count(to));
-	ret = generic_file_read_iter(iocb, to);
+	ret = wfs_buffered_read(iocb, to);
 	return ret == -EIO && test_bit(WFS_INO_GONE, &WFS_I(inode)->flags) ? -ESTALE : ret;
 }
 
@@ -277,7 +300,7 @@ static ssize_t wfs_splice_read(struct file *in, loff_t *ppos, struct pipe_inode_
 
 	if (err)
 		return err;
-	wfs_ra_read(in, *ppos, len);
+	wfs_ra_read(in, *ppos, min_t(size_t, len, WFS_READ_STEP));
 	return filemap_splice_read(in, ppos, pipe, len, flags);
 }
 
