@@ -3,7 +3,12 @@
  * read.c - buffered reads: data goes from the socket's buffers straight into page cache folios
  *
  * A request holds the locks of its folios.  Nobody waits for it: whoever needs a folio waits for that folio.
+ *
+ * Memory is taken within memalloc_nofs_save(), the VFS's own for ->readahead(), and with GFP_KERNEL: that may fail, and
+ * then less is read.  GFP_NOFS is what writeback takes requests with, from a reserve that is not for reads.
  */
+#include <linux/sched/mm.h>
+
 #include "internal.h"
 
 /**
@@ -74,11 +79,13 @@ static void wfs_read_done(struct wfs_req *req)
 void wfs_read_submit(struct wfs_req *req, enum wfs_load load)
 {
 	struct wfs_read_req *body = req->body;
+	/* no file is longer, though its last folio may be */
+	size_t count = min_t(u64, req->len, MAX_LFS_FILESIZE - req->pos);
 
 	wfs_req_hold(req, page_folio(req->bvec[0].bv_page)->mapping->host);
 
-	body->count = cpu_to_le32(req->len);
-	iov_iter_bvec(&req->dst, ITER_DEST, req->bvec, req->nr_bvec, req->len);
+	body->count = cpu_to_le32(count);
+	iov_iter_bvec(&req->dst, ITER_DEST, req->bvec, req->nr_bvec, count);
 	req->complete = wfs_read_done;
 	req->progress = wfs_read_landed;
 	req->any_context = true;
@@ -112,13 +119,13 @@ void wfs_readahead(struct readahead_control *rac)
 			req = NULL;
 		}
 		if (!req) {
-			req = wfs_read_req(sess, &wf->io, wf->cred, folio_pos(folio), GFP_NOFS);
+			req = wfs_read_req(sess, &wf->io, wf->cred, folio_pos(folio), GFP_KERNEL);
 			if (!req) {
 				/* read when somebody wants it; the VM unlocks the rest */
 				folio_unlock(folio);
 				return;
 			}
-			wfs_req_bvecs(req, min(readahead_count(rac), sess->opt.rsize >> PAGE_SHIFT), GFP_NOFS);
+			wfs_req_bvecs(req, min(readahead_count(rac), sess->opt.rsize >> PAGE_SHIFT), GFP_KERNEL);
 		}
 		wfs_read_add(req, folio);
 	}
@@ -130,6 +137,7 @@ int wfs_read_folio(struct file *file, struct folio *folio)
 {
 	struct inode *inode = folio->mapping->host;
 	const struct wfs_file *wf;
+	unsigned int nofs;
 	struct wfs_req *req;
 
 	if (!file) {
@@ -137,12 +145,14 @@ int wfs_read_folio(struct file *file, struct folio *folio)
 		return -EBADF;
 	}
 	wf = file->private_data;
-	req = wfs_read_req(wfs_sess(inode->i_sb), &wf->io, wf->cred, folio_pos(folio), GFP_NOFS);
-	if (!req) {
+	nofs = memalloc_nofs_save();
+	req = wfs_read_req(wfs_sess(inode->i_sb), &wf->io, wf->cred, folio_pos(folio), GFP_KERNEL);
+	if (req) {
+		wfs_read_add(req, folio);
+		wfs_read_submit(req, WFS_LOAD_DEMAND);
+	} else {
 		folio_unlock(folio);
-		return -ENOMEM;
 	}
-	wfs_read_add(req, folio);
-	wfs_read_submit(req, WFS_LOAD_DEMAND);
-	return 0;
+	memalloc_nofs_restore(nofs);
+	return req ? 0 : -ENOMEM;
 }

@@ -133,14 +133,14 @@ pgoff_t wfs_fill(struct address_space *mapping, const struct wfs_fh *io, const s
 		}
 		if (!req) {
 			load = index >= ahead ? WFS_LOAD_AHEAD : WFS_LOAD_DEMAND;
-			req = wfs_read_req(sess, io, cred, folio_pos(folio), GFP_NOFS);
+			req = wfs_read_req(sess, io, cred, folio_pos(folio), GFP_KERNEL);
 			if (!req) {
 				folio_unlock(folio);
 				folio_put(folio);
 				break;
 			}
 			req->spread = spread;
-			wfs_req_bvecs(req, min_t(u64, end - index, sess->opt.rsize >> PAGE_SHIFT), GFP_NOFS);
+			wfs_req_bvecs(req, min_t(u64, end - index, sess->opt.rsize >> PAGE_SHIFT), GFP_KERNEL);
 		}
 		index = folio_next_index(folio);
 		wfs_read_add(req, folio);

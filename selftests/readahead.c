@@ -345,4 +345,23 @@ TEST_F(dir, own_changes_below_a_stream)
 	close(fd);
 }
 
+/* No file can be longer, but its last folio is. */
+TEST_F(dir, the_last_byte_there_can_be)
+{
+	off_t last = INT64_MAX - 1;
+	char buf[16] = "";
+	int fd;
+
+	OK(fd = open("long", O_RDWR | O_CREAT | O_TRUNC, 0666));
+	OK(ftruncate(fd, INT64_MAX));
+	ASSERT_EQ(1, pwrite(fd, "x", 1, last));
+	OK(fsync(fd));
+	OK(drop_caches());
+	ASSERT_EQ(9, pread(fd, buf, sizeof(buf), last - 8));
+	EXPECT_EQ('x', buf[8]);
+	EXPECT_EQ(0, buf[7]);
+	close(fd);
+	OK(unlink("long"));
+}
+
 TEST_HARNESS_MAIN
