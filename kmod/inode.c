@@ -118,7 +118,7 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 	bool ours = from >= WFS_ATTR_OURS;
 	bool regular = S_ISREG(inode->i_mode);
 	struct wfs_inode *wi = WFS_I(inode);
-	bool changed, others, busy;
+	bool changed, others, busy, resized;
 	u64 whole;
 
 	spin_lock(&wi->lock);
@@ -134,6 +134,10 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 		goto out;
 	}
 	busy = regular && (wi->writers || wfs_is_dirty(inode));
+	/* of two changes in one moment the value tells nothing, but the size may: then what is cached is old too */
+	resized = (!ours || !regular) && !busy && i_size_read(inode) != attr->size;
+	if (resized && regular)
+		changed = others = true;
 
 	inode->i_mode = attr->mode;
 	inode->i_uid = make_kuid(&init_user_ns, attr->uid);
@@ -155,12 +159,8 @@ void wfs_update_attr(struct inode *inode, const struct wfs_iattr *attr, u64 star
 		if (wi->doubt && whole > wi->doubt && start > whole)
 			wi->doubt = 0;
 	}
-	if ((!ours || !regular) && !busy && i_size_read(inode) != attr->size) {
-		/* what is cached behind the end must not show when the file grows again */
-		if (attr->size < i_size_read(inode) && inode->i_mapping->nrpages)
-			set_bit(WFS_INO_STALE_DATA, &wi->flags);
+	if (resized)
 		i_size_write(inode, attr->size);
-	}
 	/* what we do to names in a directory leaves its ACLs alone; of others' doing wfs_update_dir() knows */
 	if (changed && !(ours && S_ISDIR(inode->i_mode)))
 		forget_all_cached_acls(inode);

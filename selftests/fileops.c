@@ -716,6 +716,31 @@ TEST_F(dir, truncate_beside_a_mapping)
 	OK(close(fd));
 }
 
+/* Two changes in one moment have one time, but not one size. */
+TEST_F(dir, somebody_else_appends_at_once)
+{
+	char path[PATH_MAX + 32], name[32], buf[16];
+	struct statx stx;
+	int fd, server;
+
+	for (int i = 0; i < 60; i++) {
+		snprintf(name, sizeof(name), "at-once.%d", i);
+		snprintf(path, sizeof(path), "%s/%s", self->server, name);
+		OK(fd = open(name, O_RDWR | O_CREAT, 0666));
+		OK(write(fd, "one ", 4));
+		OK(fsync(fd));
+		OK(server = open(path, O_WRONLY | O_APPEND));
+		OK(write(server, "two", 3));
+		OK(close(server));
+		OK(statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_SIZE, &stx));
+		ASSERT_EQ(7, stx.stx_size);
+		memset(buf, 0, sizeof(buf));
+		EXPECT_EQ(7, pread(fd, buf, sizeof(buf), 0));
+		EXPECT_STREQ("one two", buf);
+		OK(close(fd));
+	}
+}
+
 #ifndef STATX_DIOALIGN
 #define STATX_DIOALIGN 0x2000U
 #endif
