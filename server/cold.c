@@ -61,9 +61,10 @@ struct pool_thread {
 	char		scratch[SCRATCH_SIZE];
 };
 
-static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;	/* these four */
+static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;	/* these six, and sessions' queues */
 static pthread_cond_t pool_wake = PTHREAD_COND_INITIALIZER;
-static TAILQ_HEAD(, job) jobs = TAILQ_HEAD_INITIALIZER(jobs);
+static TAILQ_HEAD(, cold_queue) queues = TAILQ_HEAD_INITIALIZER(queues);	/* with jobs, in turn */
+static struct cold_queue nobodys = { .jobs = TAILQ_HEAD_INITIALIZER(nobodys.jobs) };	/* reading ahead */
 static unsigned int njobs, nthreads, nidle;
 
 static bool in_memory;			/* the export has no disk; does not change once there are threads */
@@ -201,6 +202,28 @@ static void run(struct pool_thread *t, struct job *job)
 	free(job);
 }
 
+static struct cold_queue *queue_of(const struct job *job)
+{
+	return job->conn ? &job->conn->session->cold : &nobodys;
+}
+
+/* Under pool_lock.  Sessions take turns: one that asks for much does not hold up one that asks for little. */
+static struct job *next_job(void)
+{
+	struct cold_queue *q = TAILQ_FIRST(&queues);
+	struct job *job;
+
+	if (!q)
+		return NULL;
+	job = TAILQ_FIRST(&q->jobs);
+	TAILQ_REMOVE(&q->jobs, job, list);
+	TAILQ_REMOVE(&queues, q, list);
+	if (!TAILQ_EMPTY(&q->jobs))
+		TAILQ_INSERT_TAIL(&queues, q, list);
+	njobs--;
+	return job;
+}
+
 static void *pool_main(void *arg)
 {
 	struct pool_thread *t = arg;
@@ -217,11 +240,9 @@ static void *pool_main(void *arg)
 		while (!njobs && (thread_idle(&pool_wake, &pool_lock) || nthreads == 1))
 			;
 		nidle--;
-		job = TAILQ_FIRST(&jobs);
+		job = next_job();
 		if (!job)
 			break;
-		TAILQ_REMOVE(&jobs, job, list);
-		njobs--;
 		pthread_mutex_unlock(&pool_lock);
 		run(t, job);
 		pthread_mutex_lock(&pool_lock);
@@ -255,7 +276,9 @@ static bool queue(const struct job *what)
 	*job = *what;
 	file_ref(job->file);
 	pthread_mutex_lock(&pool_lock);
-	TAILQ_INSERT_TAIL(&jobs, job, list);
+	if (TAILQ_EMPTY(&queue_of(job)->jobs))
+		TAILQ_INSERT_TAIL(&queues, queue_of(job), list);
+	TAILQ_INSERT_TAIL(&queue_of(job)->jobs, job, list);
 	/* When there can be no other thread the job waits for one of those that there are. */
 	if (++njobs > nidle && nthreads < THREADS_MAX)
 		add_thread();

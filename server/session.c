@@ -217,6 +217,7 @@ static struct session *alloc_session(void)
 		return NULL;
 	pthread_mutex_init(&s->grow, NULL);
 	pthread_mutex_init(&s->head_lock, NULL);
+	TAILQ_INIT(&s->cold.jobs);
 	for (unsigned int i = 0; i < WFS_CONNS_MAX; i++)
 		s->sock[i] = -1;
 	return s;

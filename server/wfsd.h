@@ -278,6 +278,12 @@ unsigned int file_cached(void);
 #define SESSION_HEAD_SIZE	4096
 #define SESSION_FILE_SIZE	(SESSION_HEAD_SIZE + REPLAY_GROUPS * REPLAY_GROUP_SIZE)
 
+/* What a session waits for a disk for; under pool_lock (cold.c). */
+struct cold_queue {
+	TAILQ_HEAD(cold_jobs, job)	jobs;
+	TAILQ_ENTRY(cold_queue)		list;	/* while there are any */
+};
+
 /**
  * struct session - the connections of one mount
  * @head, @records: its file, mapped
@@ -296,6 +302,7 @@ struct session {
 	_Atomic uint64_t	have[REPLAY_GROUPS / 64];
 	atomic_uint		stuck;		/* requests in file system calls that take long */
 	atomic_uint		holds;
+	struct cold_queue	cold;
 	unsigned int		locks, parked;	/* under table_lock (lock.c) */
 	unsigned int		users;		/* these six: under sessions_lock */
 	bool			has_left;	/* @head is to be told */
