@@ -1929,6 +1929,22 @@ def runs_of_changes(s):
     assert got.run != mine2.run and got.run_base != known.change
 
 
+@test(args=["--threads", "2"])
+def runs_side_by_side(s):
+    """Of one session, over several connections, for a while: it is one run."""
+    conns = [conn(s)]
+    conns += [conn(s, session=conns[0].session, index=i) for i in range(1, 4)]
+    f = conns[0].create(conns[0].root, "f")
+    run = conns[0].write(f.io, 0, b"1")[1].run
+    runs, end = set(), time.monotonic() + 3
+    while time.monotonic() < end:
+        frames = [(c,) + c.frame(WRITE, b_write(f.io, i), b"x") for i in range(50) for c in conns]
+        for c in conns:
+            c.sock.sendall(b"".join(raw for to, _, raw in frames if to == c))
+        runs |= {Attr(c.wait(tag).body[8:]).run for c, tag, _ in frames}
+    check(runs, {run})
+
+
 # ---- directories ----
 
 @test

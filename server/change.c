@@ -18,10 +18,12 @@
 #define ENTRIES		65536	/* powers of 2 */
 #define LOCKS		256
 #define DIR_LOCKS	256
+#define LOOKS		4	/* at an inode that changes all the time */
 #define TICK_NS		10000000	/* the longest that kernels have: 100 Hz */
 
 /*
  * @ctime_ns, @stamp: what the last change through this server left
+ * @stamped: last_stamp when it came here
  * @epoch: differs whenever the entry is another inode's
  * @session: who began the run, or who changes it now
  * @run, @run_base: of struct wfs_attr; 0 while there is none
@@ -31,6 +33,7 @@ static struct entry {
 	uint64_t	ino;
 	int64_t		ctime_ns;
 	uint64_t	stamp;
+	uint64_t	stamped;
 	uint64_t	epoch;
 	uint64_t	session;
 	uint64_t	run;
@@ -116,17 +119,26 @@ static struct entry *lock_own_entry(uint64_t ino, pthread_mutex_t **lock)
 	return e;
 }
 
-/* @stamp: from before it was seen that the change had left @ns */
+/* Was the entry given its stamp when or after this number came? */
+static bool stamped_since(const struct entry *e, uint64_t number)
+{
+	return e->stamp && (int64_t)(e->stamped - number) >= 0;
+}
+
+/*
+ * @stamp: from before it was seen that the change had left @ns
+ *
+ * Of two looks at once that which saw more may come here first.  Otherwise an older ctime is from a clock that was
+ * set back.
+ */
 static void put_stamp(struct entry *e, int64_t ns, uint64_t stamp)
 {
-	/*
-	 * Of two changes at once the one that looked later may come here first; an older ctime when
-	 * there is no other is from a clock that was set back.
-	 */
-	if (ns == e->ctime_ns ? (int64_t)(stamp - e->stamp) > 0 : ns > e->ctime_ns || !e->busy) {
-		e->ctime_ns = ns;
-		e->stamp = stamp;
-	}
+	if (stamped_since(e, stamp) &&
+	    (ns == e->ctime_ns ? (int64_t)(stamp - e->stamp) < 0 : ns < e->ctime_ns))
+		return;
+	e->ctime_ns = ns;
+	e->stamp = stamp;
+	e->stamped = atomic_load(&last_stamp);
 }
 
 /**
@@ -172,19 +184,27 @@ void change_stamp(const struct statx *stx, uint64_t stamp)
  */
 void change_begin(struct change *ch, int fd, const struct session *s)
 {
-	uint64_t session = session_number(s);
+	uint64_t session = session_number(s), seen;
+	unsigned int looks = 0;
 	pthread_mutex_t *lock;
 	struct statx stx;
 	struct entry *e;
 	int64_t ns;
 
 	*ch = (struct change){ 0 };
+again:
+	seen = change_seen();
 	if (stat_fd(fd, &stx))
 		return;
 	ns = ctime_ns(&stx);
 	e = lock_own_entry(stx.stx_ino, &lock);
 	if (!e)
 		goto out;
+	/* A change of ours that ended meanwhile is none of somebody else's. */
+	if (!e->busy && e->ctime_ns != ns && stamped_since(e, seen) && ++looks < LOOKS) {
+		pthread_mutex_unlock(lock);
+		goto again;
+	}
 	if (e->busy) {
 		if (e->session != session)
 			e->run = 0;
