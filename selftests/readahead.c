@@ -357,7 +357,7 @@ TEST_F(dir, the_last_byte_there_can_be)
 	ASSERT_EQ(1, pwrite(fd, "x", 1, last));
 	OK(fsync(fd));
 	OK(drop_caches());
-	ASSERT_EQ(9, pread(fd, buf, sizeof(buf), last - 8));
+	ASSERT_EQ(9, pread(fd, buf, 9, last - 8));
 	EXPECT_EQ('x', buf[8]);
 	EXPECT_EQ(0, buf[7]);
 	close(fd);
