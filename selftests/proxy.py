@@ -26,13 +26,20 @@ class Broken(Exception):
     """The connection ends here."""
 
 
-class Fin:
-    def __init__(self):
-        self.last = threading.Event()
-        signal.signal(signal.SIGUSR1, lambda *_: self.last.set())
+class Way:
+    """What passes on the data of a new connection, pass_on(data, sink); None: nothing but that is to be done."""
 
     def to_server(self):
         return None
+
+    def to_client(self):
+        return None
+
+
+class Fin(Way):
+    def __init__(self):
+        self.last = threading.Event()
+        signal.signal(signal.SIGUSR1, lambda *_: self.last.set())
 
     def to_client(self):
         def pass_on(data, sink):
@@ -45,7 +52,7 @@ class Fin:
         return pass_on
 
 
-class Stall:
+class Stall(Way):
     def __init__(self, size):
         self.size = size
         self.open_way = threading.Event()
@@ -70,9 +77,6 @@ class Stall:
 
     def to_server(self):
         return None if self.open_way.is_set() else self.stalled(self.size)
-
-    def to_client(self):
-        return None
 
 
 class Cut(Stall):
