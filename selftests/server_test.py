@@ -439,6 +439,23 @@ def timed(fn):
     return time.monotonic() - start
 
 
+def held_up_by_nothing(fn, alone, what):
+    """@alone: seconds that it takes on a server that does nothing else"""
+    took = timed(fn)
+    assert took < 1 + 10 * alone, "%s: took %.1f s, alone %.1f s" % (what, took, alone)
+
+
+def unanswered(c, why):
+    c.sock.settimeout(0.3)
+    try:
+        c.recv()
+    except socket.timeout:
+        pass
+    else:
+        raise AssertionError("answered " + why)
+    c.sock.settimeout(30)
+
+
 def sh(cmd, **kw):
     return subprocess.run(cmd, shell=True, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           universal_newlines=True, **kw).stdout
@@ -1596,25 +1613,16 @@ def cold_test(s, mover):
         # From the end, where nothing is read ahead that is asked for later.
         asked = [(i << 18, sizes[i % len(sizes)]) for i in reversed(range(20))]
         tags = [c.send(READ, b_read(cold, *ask)) for ask in asked]
-        took = timed(lambda: hot_reads(c))
-        assert took < 1 + 10 * alone, "hot READs took %.1f s beside cold ones, alone %.1f s" % (took, alone)
+        held_up_by_nothing(lambda: hot_reads(c), alone, "hot READs beside cold ones")
         check(counters(s, "cold")["reads"], len(asked), "cold READs")
         # One has not so many under way that nobody else is served; and it may go before they are done.
         for _ in range(200):
             dies.send(READ, b_read(cold, 6 << 20, 65536))
-        took = timed(lambda: hot_reads(other))
-        assert took < 1 + 10 * alone, "another's took %.1f s beside cold ones, alone %.1f s" % (took, alone)
+        held_up_by_nothing(lambda: hot_reads(other), alone, "another's beside cold ones")
         assert counters(s, "cold")["reads"] <= len(asked) + 32, counters(s, "cold")
         dies.close()
         hot_reads(c)
-        c.sock.settimeout(0.3)
-        try:
-            c.recv()
-        except socket.timeout:
-            pass
-        else:
-            raise AssertionError("answered without its data")
-        c.sock.settimeout(30)
+        unanswered(c, "without its data")
     for tag, (offset, size) in zip(tags, asked):
         check(c.wait(tag).data == content[offset:offset + size], True, "%d bytes at %d" % (size, offset))
     c.close()
@@ -1676,8 +1684,7 @@ def cold_output_stalls_nobody(s):
     with stopped_disk(s):
         taker.start()
         until(lambda: counters(s, "cold")["output"] == 1, 10, "the connection waits for the disk")
-        took = timed(lambda: [c.getattr(c.root) for _ in range(100)])
-        assert took < 1 + 10 * alone, "requests took %.1f s beside cold output, alone %.1f s" % (took, alone)
+        held_up_by_nothing(lambda: [c.getattr(c.root) for _ in range(100)], alone, "requests beside cold output")
     taker.join()
     check(b"".join(got) == content, True)
 
@@ -2689,8 +2696,7 @@ def slow_reader_stalls_nobody(s):
         for _ in range(100):
             many[-1].send(READDIR, b_readdir(d, 0, 1 << 20, PLUS))
     time.sleep(2)       # making all those lists is work, and not what this is about
-    took = timed(small_requests)
-    assert took < 1 + 10 * alone, "small requests took %.1f s, alone %.1f s" % (took, alone)
+    held_up_by_nothing(small_requests, alone, "small requests")
     time.sleep(0.5)
     grown = s.rss() - rss
     assert grown < (200 << 20), "%d MiB for replies that nobody reads" % (grown >> 20)
@@ -2773,9 +2779,7 @@ def blocked_call_stalls_nobody(s):
     with frozen(s):
         stuck = [c.send(WRITE, b_write(f.io, 0), b"y" * 4096)]
         check(c.wait(c.send(GETATTR, f.fh)).status, 0, "the same connection")
-        took = timed(small_requests)
-        assert took < 1 + 10 * alone, "took %.1f s beside a blocked request, alone %.1f s" % (took,
-                                                                                              alone)
+        held_up_by_nothing(small_requests, alone, "beside a blocked request")
         # The payload of another is only half here: it blocks its connection, no other.
         stuck.append(c.send(MKDIR, b_create(c.root, "d", 0o755, 0, 0)))
         check(c.wait(c.send(GETATTR, f.fh)).status, 0)
@@ -2786,19 +2790,10 @@ def blocked_call_stalls_nobody(s):
         assert s.threads() < 50, "%d threads for one client" % s.threads()
         for _ in range(20):
             other.read(f.io, 0, 4096)
-        other.sock.settimeout(0.3)
-        c.sock.settimeout(0.3)
-        try:
-            c.recv()
-        except socket.timeout:
-            pass
-        else:
-            raise AssertionError("answered on a frozen file system")
+        unanswered(c, "on a frozen file system")
         # A slot may not be used again before its reply came.
         with contextlib.suppress(Closed):
             more[0].sock.sendall(pack_request(GETATTR, f.fh, slot=0, seq=999))
-    other.sock.settimeout(30)
-    c.sock.settimeout(30)
     for tag in stuck:
         check(c.wait(tag).status, 0)
     for m, tag in tags:
@@ -2951,8 +2946,7 @@ def idle_connections(s):
     raw = pack_request(GETATTR, f.fh)
     for i in idle:
         i.sock.sendall(raw[:50])
-    took = timed(small_requests)
-    assert took < 1 + 10 * alone, "took %.1f s, alone %.1f s" % (took, alone)
+    held_up_by_nothing(small_requests, alone, "small requests")
     grown = s.rss() - rss
     assert grown < (200 << 20), "%d MiB" % (grown >> 20)
     for i in idle:
