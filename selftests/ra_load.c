@@ -8,7 +8,6 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 
 #define STREAMS	64
 #define LEN	MIB
@@ -19,25 +18,7 @@
 /* A value of the mount's file readahead in debugfs; -1 when it is not there. */
 static long value(const char *name)
 {
-	const char *dir = getenv("WFS_STATS");
-	char pattern[PATH_MAX], line[256];
-	long found = -1;
-	glob_t g;
-	FILE *f;
-
-	if (!dir)
-		return -1;
-	snprintf(pattern, sizeof(pattern), "%s/*/readahead", dir);
-	if (glob(pattern, 0, NULL, &g))
-		return -1;
-	f = fopen(g.gl_pathv[g.gl_pathc - 1], "r");
-	globfree(&g);
-	while (f && fgets(line, sizeof(line), f))
-		if (!strncmp(line, name, strlen(name)) && line[strlen(name)] == ' ')
-			found = strtol(line + strlen(name) + 1, NULL, 10);
-	if (f)
-		fclose(f);
-	return found;
+	return mount_stat("readahead", name);
 }
 
 static bool becomes(const char *name, long low, long high)
@@ -49,15 +30,6 @@ static bool becomes(const char *name, long low, long high)
 	}
 	printf("# %s is %ld\n", name, value(name));
 	return false;
-}
-
-/* Pages of @fd in the page cache. */
-static long cached(int fd)
-{
-	struct { uint64_t off, len; } range = { 0, 0 };
-	struct { uint64_t cache, dirty, writeback, evicted, recently_evicted; } stat;
-
-	return syscall(451 /* cachestat */, fd, &range, &stat, 0) ? -1 : (long)stat.cache;
 }
 
 static bool comes_to(int fd, long pages)

@@ -8,19 +8,9 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 
 #define SIZE	(32 * MIB)
 #define PAGES	(SIZE / 4096)
-
-/* Of @fd, pages in the page cache; -1 when the kernel does not say. */
-static long cached(int fd)
-{
-	struct { uint64_t off, len; } range = { 0, 0 };
-	struct { uint64_t cache, dirty, writeback, evicted, recently_evicted; } stat;
-
-	return syscall(451 /* cachestat */, fd, &range, &stat, 0) ? -1 : (long)stat.cache;
-}
 
 /* A file that the client has nothing of. */
 static int cold_file(const char *dir, uint64_t seed)

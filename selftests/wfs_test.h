@@ -28,6 +28,7 @@
 #include <string.h>
 #include <time.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* On a slow kernel everything has more time, the harness's limits for each test among it. */
@@ -297,32 +298,47 @@ static inline int remount(const char *path)
 	return ret ?: chdir(path);
 }
 
-/* Requests of @op that the mount has sent so far; -1 when it is not known. */
-static inline long op_requests(const char *op)
+/* The number behind a name in a file of the mount's directory in debugfs; -1 when it is not there. */
+static inline long mount_stat(const char *file, const char *name)
 {
 	const char *dir = getenv("WFS_STATS");
-	char pattern[PATH_MAX], name[64];
-	long requests, found = -1;
+	char pattern[PATH_MAX], word[64];
+	long number, found = -1;
 	glob_t g;
 	FILE *f;
 
 	if (!dir)
 		return -1;
-	snprintf(pattern, sizeof(pattern), "%s/*/ops", dir);
+	snprintf(pattern, sizeof(pattern), "%s/*/%s", dir, file);
 	if (glob(pattern, 0, NULL, &g))
 		return -1;
 	f = fopen(g.gl_pathv[g.gl_pathc - 1], "r");
 	globfree(&g);
 	if (!f)
 		return -1;
-	while (fscanf(f, "%63s", name) == 1) {
-		if (fscanf(f, "%ld", &requests) == 1 && !strcmp(name, op))
-			found = requests;
+	while (fscanf(f, "%63s", word) == 1) {
+		if (fscanf(f, "%ld", &number) == 1 && !strcmp(word, name))
+			found = number;
 		while (!feof(f) && fgetc(f) != '\n')
 			;
 	}
 	fclose(f);
 	return found;
+}
+
+/* Requests of @op that the mount has sent so far; -1 when it is not known. */
+static inline long op_requests(const char *op)
+{
+	return mount_stat("ops", op);
+}
+
+/* Of @fd, pages in the page cache; -1 when the kernel does not say. */
+static inline long cached(int fd)
+{
+	struct { uint64_t off, len; } range = { 0, 0 };
+	struct { uint64_t cache, dirty, writeback, evicted, recently_evicted; } stat;
+
+	return syscall(451 /* cachestat */, fd, &range, &stat, 0) ? -1 : (long)stat.cache;
 }
 
 /* Processes that start at the same moment: each calls barrier(b, N). */
