@@ -398,7 +398,7 @@ static int wfs_dio_submit(struct wfs_dio *dio, struct wfs_file *wf, struct iov_i
 		struct wfs_req *req;
 
 		req = dio->write ? wfs_write_req(sess, &wf->io, wf->cred, pos, GFP_KERNEL) :
-				   wfs_read_req(sess, &wf->io, wf->cred, pos, GFP_KERNEL);
+				   wfs_read_req(sess, &wf->io, wf->cred, pos, WFS_LOAD_DIRECT);
 		if (!req) {
 			err = -ENOMEM;
 			break;
@@ -422,7 +422,6 @@ static int wfs_dio_submit(struct wfs_dio *dio, struct wfs_file *wf, struct iov_i
 		/* the end of a write takes locks of the inode */
 		req->any_context = !dio->write;
 		req->batch = dio->iocb;
-		req->load = dio->write ? WFS_LOAD_NONE : WFS_LOAD_DIRECT;
 		atomic_inc(&dio->pending);
 		wfs_submit(req);
 		wfs_req_put(req);

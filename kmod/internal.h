@@ -788,9 +788,26 @@ u32 wfs_open_flags(unsigned int f_flags);
 int wfs_read_folio(struct file *file, struct folio *folio);
 void wfs_readahead(struct readahead_control *rac);
 struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred, u64 pos,
-			     gfp_t gfp);
-void wfs_read_add(struct wfs_req *req, struct folio *folio);
-void wfs_read_submit(struct wfs_req *req, enum wfs_load load);
+			     enum wfs_load load);
+
+/**
+ * struct wfs_reads - READs of folios that follow each other, being put together; its user's alone
+ * @sess: the session
+ * @io: I/O handle with the right to read
+ * @cred: who reads
+ * @spread: wfs_req.spread of each
+ * @req: the last one, which may have room for more, or NULL
+ */
+struct wfs_reads {
+	struct wfs_session	*sess;
+	const struct wfs_fh	*io;
+	const struct cred	*cred;
+	bool			spread;
+	struct wfs_req		*req;
+};
+
+bool wfs_reads_add(struct wfs_reads *reads, struct folio *folio, u64 pages, enum wfs_load load);
+void wfs_reads_send(struct wfs_reads *reads);
 
 /* ---- readahead.c: reads ahead of what reads a file ---- */
 

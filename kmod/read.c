@@ -17,21 +17,22 @@
  * @io: I/O handle with the right to read
  * @cred: who reads
  * @pos: offset in the file
- * @gfp: for the allocation
+ * @load: what it is to the account
  */
 struct wfs_req *wfs_read_req(struct wfs_session *sess, const struct wfs_fh *io, const struct cred *cred, u64 pos,
-			     gfp_t gfp)
+			     enum wfs_load load)
 {
 	struct wfs_read_req *body;
 	struct wfs_req *req;
 
-	req = wfs_req_alloc(sess, WFS_OP_READ, cred, sizeof(*body), gfp);
+	req = wfs_req_alloc(sess, WFS_OP_READ, cred, sizeof(*body), GFP_KERNEL);
 	if (!req)
 		return NULL;
 	body = req->body;
 	body->io = *io;
 	body->offset = cpu_to_le64(pos);
 	req->pos = pos;
+	req->load = load;
 	return req;
 }
 
@@ -72,87 +73,103 @@ static void wfs_read_done(struct wfs_req *req)
 }
 
 /**
- * wfs_read_submit - send a READ whose folios are complete; drops the caller's reference
- * @req: the request
- * @load: what it is to the account
+ * wfs_reads_send - send what has been put together, if there is anything
+ * @reads: the READs
  */
-void wfs_read_submit(struct wfs_req *req, enum wfs_load load)
+void wfs_reads_send(struct wfs_reads *reads)
 {
-	struct wfs_read_req *body = req->body;
-	/* no file is longer, though its last folio may be */
-	size_t count = min_t(u64, req->len, MAX_LFS_FILESIZE - req->pos);
+	struct wfs_req *req = reads->req;
+	struct wfs_read_req *body;
+	size_t count;
 
+	if (!req)
+		return;
+	reads->req = NULL;
 	wfs_req_hold(req, page_folio(req->bvec[0].bv_page)->mapping->host);
 
+	/* no file is longer, though its last folio may be */
+	count = min_t(u64, req->len, MAX_LFS_FILESIZE - req->pos);
+	body = req->body;
 	body->count = cpu_to_le32(count);
 	iov_iter_bvec(&req->dst, ITER_DEST, req->bvec, req->nr_bvec, count);
 	req->complete = wfs_read_done;
 	req->progress = wfs_read_landed;
 	req->any_context = true;
-	req->load = load;
 	wfs_submit(req);
 	wfs_req_put(req);
 }
 
 /**
- * wfs_read_add - have a READ fill one more folio
- * @req: the request, from wfs_read_req(), with room in its bvecs
- * @folio: the folio, locked, in the page cache where the last one ends
+ * wfs_reads_add - have one more folio read
+ * @reads: the READs; one that has no room for the folio is sent
+ * @folio: the folio, locked, in the page cache where the last one that was added ends
+ * @pages: how many may follow, this one included
+ * @load: what a new READ is to the account
+ *
+ * Return: whether there was memory.  If not the folio stays the caller's, and there is nothing left to send.
  */
-void wfs_read_add(struct wfs_req *req, struct folio *folio)
+bool wfs_reads_add(struct wfs_reads *reads, struct folio *folio, u64 pages, enum wfs_load load)
 {
+	unsigned int rsize = reads->sess->opt.rsize;
+	struct wfs_req *req = reads->req;
+
+	/* a folio is at most rsize long, see wfs_iget() */
+	if (req && (req->nr_bvec == req->max_bvec || req->len + folio_size(folio) > rsize))
+		wfs_reads_send(reads);
+	req = reads->req;
+	if (!req) {
+		req = wfs_read_req(reads->sess, reads->io, reads->cred, folio_pos(folio), load);
+		if (!req)
+			return false;
+		req->spread = reads->spread;
+		wfs_req_bvecs(req, min_t(u64, pages, rsize >> PAGE_SHIFT), GFP_KERNEL);
+		reads->req = req;
+	}
 	bvec_set_folio(&req->bvec[req->nr_bvec++], folio, folio_size(folio), 0);
 	req->len += folio_size(folio);
+	return true;
 }
 
 void wfs_readahead(struct readahead_control *rac)
 {
-	struct wfs_session *sess = wfs_sess(rac->mapping->host->i_sb);
 	const struct wfs_file *wf = rac->file->private_data;
-	struct wfs_req *req = NULL;
+	struct wfs_reads reads = {
+		.sess = wfs_sess(rac->mapping->host->i_sb),
+		.io = &wf->io,
+		.cred = wf->cred,
+	};
 	struct folio *folio;
 
 	while ((folio = readahead_folio(rac))) {
-		/* a folio is at most rsize long, see wfs_iget() */
-		if (req && (req->nr_bvec == req->max_bvec || req->len + folio_size(folio) > sess->opt.rsize)) {
-			wfs_read_submit(req, WFS_LOAD_DEMAND);
-			req = NULL;
+		if (!wfs_reads_add(&reads, folio, readahead_count(rac), WFS_LOAD_DEMAND)) {
+			/* read when somebody wants it; the VM unlocks the rest */
+			folio_unlock(folio);
+			break;
 		}
-		if (!req) {
-			req = wfs_read_req(sess, &wf->io, wf->cred, folio_pos(folio), GFP_KERNEL);
-			if (!req) {
-				/* read when somebody wants it; the VM unlocks the rest */
-				folio_unlock(folio);
-				return;
-			}
-			wfs_req_bvecs(req, min(readahead_count(rac), sess->opt.rsize >> PAGE_SHIFT), GFP_KERNEL);
-		}
-		wfs_read_add(req, folio);
 	}
-	if (req)
-		wfs_read_submit(req, WFS_LOAD_DEMAND);
+	wfs_reads_send(&reads);
 }
 
 int wfs_read_folio(struct file *file, struct folio *folio)
 {
-	struct inode *inode = folio->mapping->host;
 	const struct wfs_file *wf;
+	struct wfs_reads reads = { };
 	unsigned int nofs;
-	struct wfs_req *req;
+	bool added;
 
 	if (!file) {
 		folio_unlock(folio);
 		return -EBADF;
 	}
 	wf = file->private_data;
+	reads.sess = wfs_sess(folio->mapping->host->i_sb);
+	reads.io = &wf->io;
+	reads.cred = wf->cred;
 	nofs = memalloc_nofs_save();
-	req = wfs_read_req(wfs_sess(inode->i_sb), &wf->io, wf->cred, folio_pos(folio), GFP_KERNEL);
-	if (req) {
-		wfs_read_add(req, folio);
-		wfs_read_submit(req, WFS_LOAD_DEMAND);
-	} else {
+	added = wfs_reads_add(&reads, folio, 1, WFS_LOAD_DEMAND);
+	if (!added)
 		folio_unlock(folio);
-	}
+	wfs_reads_send(&reads);
 	memalloc_nofs_restore(nofs);
-	return req ? 0 : -ENOMEM;
+	return added ? 0 : -ENOMEM;
 }

@@ -101,55 +101,38 @@ static struct folio *wfs_new_folio(struct address_space *mapping, pgoff_t index,
 pgoff_t wfs_fill(struct address_space *mapping, const struct wfs_fh *io, const struct cred *cred, pgoff_t index,
 		 u64 pages, pgoff_t ahead)
 {
-	struct wfs_session *sess = wfs_sess(mapping->host->i_sb);
+	struct wfs_reads reads = { .sess = wfs_sess(mapping->host->i_sb), .io = io, .cred = cred };
 	pgoff_t end = DIV_ROUND_UP_ULL(i_size_read(mapping->host), PAGE_SIZE);
 	gfp_t gfp = readahead_gfp_mask(mapping);
 	unsigned int nofs = memalloc_nofs_save();
-	enum wfs_load load = WFS_LOAD_DEMAND;
-	struct wfs_req *req = NULL;
 	struct folio *folio;
-	bool spread;
 
-	wfs_account_look(sess);
+	wfs_account_look(reads.sess);
 	end = min_t(u64, end, index + pages);
-	spread = end - index > sess->opt.rsize >> PAGE_SHIFT;
+	reads.spread = end - index > reads.sess->opt.rsize >> PAGE_SHIFT;
 	filemap_invalidate_lock_shared(mapping);
 	while (index < end) {
 		folio = filemap_get_folio(mapping, index);
 		if (!IS_ERR(folio)) {
 			index = folio_next_index(folio);
 			folio_put(folio);
-			if (req)
-				wfs_read_submit(req, load);
-			req = NULL;
+			wfs_reads_send(&reads);
 			continue;
 		}
 		folio = wfs_new_folio(mapping, index, end, index >= ahead, gfp);
 		if (!folio)
 			break;
-		if (req && (req->nr_bvec == req->max_bvec || req->len + folio_size(folio) > sess->opt.rsize)) {
-			wfs_read_submit(req, load);
-			req = NULL;
-		}
-		if (!req) {
-			load = index >= ahead ? WFS_LOAD_AHEAD : WFS_LOAD_DEMAND;
-			req = wfs_read_req(sess, io, cred, folio_pos(folio), GFP_KERNEL);
-			if (!req) {
-				folio_unlock(folio);
-				folio_put(folio);
-				break;
-			}
-			req->spread = spread;
-			wfs_req_bvecs(req, min_t(u64, end - index, sess->opt.rsize >> PAGE_SHIFT), GFP_KERNEL);
+		if (!wfs_reads_add(&reads, folio, end - index, index >= ahead ? WFS_LOAD_AHEAD : WFS_LOAD_DEMAND)) {
+			folio_unlock(folio);
+			folio_put(folio);
+			break;
 		}
 		index = folio_next_index(folio);
-		wfs_read_add(req, folio);
 		/* it is locked: the page cache keeps it */
 		folio_put(folio);
 		cond_resched();
 	}
-	if (req)
-		wfs_read_submit(req, load);
+	wfs_reads_send(&reads);
 	filemap_invalidate_unlock_shared(mapping);
 	memalloc_nofs_restore(nofs);
 	return index;

@@ -22,7 +22,7 @@
  * @cred: of who opened it
  * @memcg: whose memory it takes
  * @index: first page that was not asked for yet; @willneed_work alone changes it
- * @end: page behind the last one
+ * @end: page behind the last one; written under willneed_lock, and read also without
  */
 struct wfs_willneed {
 	struct list_head	link;
