@@ -7,6 +7,8 @@
  * It stays in memory as long as it is busy.
  */
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +24,7 @@
 #define CHUNK_ROOM	(PAGE - sizeof(struct chunk))
 #define COPY_MAX	1024		/* data up to here shares a chunk with the header */
 #define REPLY_ROOM	(sizeof(struct wfs_rep_hdr) + WFS_BODY_MAX + COPY_MAX)
-#define SEND_MAX	(1u << 20)	/* of a file in one call */
+#define SEND_MAX	(256u << 10)	/* of a file in one call */
 #define SEND_IOVS	64
 
 #define TURN_REQUESTS	32		/* requests or pieces of payload, before others are served */
@@ -429,6 +431,20 @@ static bool became_cold(struct worker *w, struct conn *c, struct chunk *ch)
 	return false;
 }
 
+/*
+ * Corked, TCP sends whole packets only.  The kernel gives it a file in pieces of 64 KiB, of which TCP makes a packet of
+ * 65160 bytes, and without the cork another one of 376 as soon as something is acknowledged.
+ */
+static void cork(struct conn *c, bool on)
+{
+	int value = on;
+
+	if (c->corked == on)
+		return;
+	c->corked = on;
+	setsockopt(c->sock, IPPROTO_TCP, TCP_CORK, &value, sizeof(value));
+}
+
 static bool send_file(struct worker *w, struct conn *c)
 {
 	struct chunk *ch = TAILQ_FIRST(&c->out);
@@ -436,6 +452,7 @@ static bool send_file(struct worker *w, struct conn *c)
 
 	if (became_cold(w, c, ch))
 		return false;
+	cork(c, true);
 	/* Before the call: an event that comes during it must not be forgotten after it. */
 	socket_full(c);
 	c->sending = true;
@@ -478,6 +495,8 @@ static void flush(struct worker *w, struct conn *c)
 	       (ch = TAILQ_FIRST(&c->out)))
 		if (!(ch->file ? send_file(w, c) : send_bytes(c)))
 			break;
+	if (c->state != CONN_DEAD && TAILQ_EMPTY(&c->out))
+		cork(c, false);
 }
 
 /* ---- input ---- */

@@ -556,6 +556,7 @@ struct conn {
 	int			sock;
 	enum conn_state		state;
 	bool			readable, writable, eof;
+	bool			corked;
 	bool			queued;		/* on loop.runq */
 	bool			throttled;	/* on loop.throttled */
 	bool			timed;		/* on loop.timed */
