@@ -5,9 +5,9 @@
  * The way of a request: wfs_conn_submit() puts it on the pending list and, when nobody else is
  * sending, sends it in the caller's context.  wfs_conn_next() gives it a slot.  The server's reply raises
  * sk_data_ready, where wfs_recv_skb() finds the request by the reply's slot and copies the data from the socket's
- * buffers to where the request wants it.  wfs_conn_end_done() calls the request's maker.  All of that happens in
- * softirq, on the CPU where the packet came in.  What can't be done there, because the socket is busy or because
- * the maker may sleep, is left to io_work on the connection's CPU.  Nobody waits on the way.
+ * buffers to where the request wants it.  wfs_conn_end_done() calls the request's maker.  For a small reply all of that
+ * happens in softirq, on the CPU where the packet came in.  A large one, and what can't be done there because the socket
+ * is busy or because the maker may sleep, is left to io_work on the connection's CPU.  Nobody waits on the way.
  *
  * All errors funnel into wfs_conn_break() and from there into recover_work, the one place that tears the
  * socket down, decides which requests are sent again, and connects.
@@ -22,7 +22,7 @@
 
 #define WFS_IO_BUDGET		msecs_to_jiffies(1)	/* io_work yields its CPU after this */
 #define WFS_IO_BYTES		SZ_1M			/* it receives in one go */
-#define WFS_SOFTIRQ_BYTES	SZ_256K			/* sk_data_ready receives, and leaves the rest to io_work */
+#define WFS_SOFTIRQ_BYTES	SZ_8K			/* sk_data_ready receives, and leaves more to io_work */
 #define WFS_BATCH		4			/* requests on their way from which on those that may wait do */
 #define WFS_RETRY_MIN		msecs_to_jiffies(50)	/* delay before the second attempt to connect, then doubled */
 #define WFS_RETRY_MAX		(2 * HZ)
@@ -522,18 +522,25 @@ static bool wfs_recv_softirq(struct wfs_conn *conn, struct sock *sk)
 	       !wfs_conn_has_work(conn);
 }
 
+/*
+ * Is what has arrived, and what belongs to it, little?  Then it is received at once, on whatever CPU brought it: to wake
+ * somebody else costs more than the copy.  Of more there are many packets, and io_work takes them together, on the CPU that
+ * the connection belongs to, while this one goes on bringing them.
+ */
+static bool wfs_recv_little(const struct wfs_conn *conn, struct sock *sk)
+{
+	return tcp_inq(sk) <= WFS_SOFTIRQ_BYTES &&
+	       !(conn->recv_state == WFS_RECV_DATA && le32_to_cpu(conn->recv_hdr.data_len) > WFS_SOFTIRQ_BYTES);
+}
+
 static void wfs_data_ready(struct sock *sk)
 {
 	struct wfs_conn *conn;
 
 	read_lock_bh(&sk->sk_callback_lock);
 	conn = sk->sk_user_data;
-	/*
-	 * When somebody else has the socket's lock, and lets us know of what came meanwhile, it is not the time to read;
-	 * and what the network card brings to another CPU is left to the one that the connection belongs to.
-	 */
-	if (conn && (sock_owned_by_user_nocheck(sk) || smp_processor_id() != conn->cpu ||
-		     !wfs_recv_softirq(conn, sk)))
+	/* when somebody else has the socket's lock, and lets us know of what came meanwhile, it is not the time to read */
+	if (conn && (sock_owned_by_user_nocheck(sk) || !wfs_recv_little(conn, sk) || !wfs_recv_softirq(conn, sk)))
 		wfs_conn_kick(conn);
 	read_unlock_bh(&sk->sk_callback_lock);
 }
