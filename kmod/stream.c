@@ -18,6 +18,7 @@
 #define STEPS		2	/* equal distances that make a stride */
 #define STRIDE_MAX	(1 << 18)	/* pages: what is further apart has nothing to do with each other */
 #define STRAYS_MAX	16	/* faults that began a stream for nothing, until they don't any more */
+#define PARTS		4	/* in which a window is read */
 #define FAULT_GROWTH	4	/* what a fault begins and grows with, in terms of read(2), which says what it wants */
 
 /* The entry for a new stream.  Random accesses must not drive out streams. */
@@ -118,14 +119,16 @@ static void wfs_stream_continue(struct wfs_streams *s, struct wfs_stream *st, __
 	st->next = end;
 }
 
-/* Is half of what was read ahead used up? */
-static bool wfs_stream_due(const struct wfs_stream *st)
+/* Is a part of what was read ahead used up that is worth a READ? */
+static bool wfs_stream_due(const struct wfs_stream *st, const struct wfs_ra_limits *lim)
 {
+	__u64 left = st->window - max(st->window / PARTS, min(st->window / 2, lim->full / 2));
+
 	switch (st->pattern) {
 	case WFS_PATTERN_FORWARD:
-		return st->ahead <= st->next + st->window / 2;
+		return st->ahead <= st->next + left;
 	case WFS_PATTERN_BACKWARD:
-		return st->ahead + st->window / 2 >= st->first;
+		return st->ahead + left >= st->first;
 	default:
 		return false;
 	}
@@ -146,7 +149,10 @@ static void wfs_stream_grow(struct wfs_stream *st, __u32 pages, enum wfs_access 
 	st->window = min(window, (__u64)lim->max);
 }
 
-/* What a stream lacks of its window, once that is half of it: few long pieces cost less than many short ones. */
+/*
+ * What a stream lacks of its window, once that is a part of it: of a long window several READs are on their way, and the
+ * server has the next one before it has answered the last.  Shorter ones than rsize would cost more than they gain.
+ */
 static bool wfs_stream_wants(struct wfs_stream *st, const struct wfs_ra_limits *lim, struct wfs_ahead *to)
 {
 	__u64 piece = min(st->window, lim->full / 2);
@@ -160,7 +166,7 @@ static bool wfs_stream_wants(struct wfs_stream *st, const struct wfs_ra_limits *
 		end = min(end, lim->pages);
 		if (lim->busy && start >= st->next)
 			return false;
-		if (start >= end || (start > st->next + st->window / 2 && end < lim->pages))
+		if (start >= end || (!wfs_stream_due(st, lim) && end < lim->pages))
 			return false;
 		st->ahead = end;
 		*to = (struct wfs_ahead){ .start = start, .pages = end - start, .count = 1 };
@@ -170,7 +176,7 @@ static bool wfs_stream_wants(struct wfs_stream *st, const struct wfs_ra_limits *
 		start = st->first - min(st->first, lim->busy ? piece : st->window);
 		if (lim->busy && st->ahead <= st->first)
 			return false;
-		if (start >= end || (st->first - end > st->window / 2 && start))
+		if (start >= end || (!wfs_stream_due(st, lim) && start))
 			return false;
 		st->ahead = start;
 		*to = (struct wfs_ahead){ .start = start, .pages = end - start, .count = 1 };
@@ -228,6 +234,6 @@ bool wfs_stream_access(struct wfs_streams *s, __u64 first, __u32 pages, enum wfs
 	st->used = s->clock;
 	if (st->pattern == WFS_PATTERN_ONCE || !lim->max)
 		return false;
-	wfs_stream_grow(st, pages, how, waits, wfs_stream_due(st), lim);
+	wfs_stream_grow(st, pages, how, waits, wfs_stream_due(st, lim), lim);
 	return wfs_stream_wants(st, lim, ahead);
 }
