@@ -2,6 +2,8 @@
 /* file.c - regular files: open and close, and what read, write, mmap and fsync do before the data path */
 #include "internal.h"
 
+#define WFS_WRITE_BEHIND	4	/* WRITEs that are sent at once; see wfs_write_behind() */
+
 #define WFS_READ_STEP	(2ul * WFS_IO_MAX)	/* of a buffered read(2) */
 
 /* WFS_OPEN_* for an open with @f_flags.  Who writes wants to read too, to fill up what a write leaves of a folio. */
@@ -247,11 +249,32 @@ static int wfs_write_through(struct inode *inode)
 	return wfs_flush(inode) ?: READ_ONCE(wi->write_error);
 }
 
+/*
+ * Who writes one piece after the other, a checkpoint for example, writes for long: so full WRITEs go on their way while he
+ * goes on, and do not wait for the flusher or for fsync.  As Lustre does it.  @ret: bytes up to @end that were just written.
+ *
+ * Return: how many from *@from on are to be sent.
+ */
+static loff_t wfs_write_behind(struct wfs_file *wf, unsigned int wsize, loff_t end, ssize_t ret, loff_t *from)
+{
+	loff_t full = end - end % wsize;
+
+	if (end - ret != wf->written)
+		wf->sent = end - ret;
+	wf->written = end;
+	*from = wf->sent;
+	if (full - wf->sent < WFS_WRITE_BEHIND * (loff_t)wsize)
+		return 0;
+	wf->sent = full;
+	return full - *from;
+}
+
 static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct file *file = iocb->ki_filp;
 	struct wfs_file *wf = file->private_data;
 	struct inode *inode = file_inode(file);
+	loff_t behind = 0, start;
 	ssize_t ret;
 
 	ret = wfs_check_lock(file);
@@ -286,8 +309,12 @@ static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	if (!ret)
 		ret = generic_perform_write(iocb, from);
 	wfs_end_write(inode);
+	if (ret > 0)
+		behind = wfs_write_behind(wf, wfs_sess(inode->i_sb)->opt.wsize, iocb->ki_pos, ret, &start);
 out:
 	inode_unlock(inode);
+	if (behind)
+		wfs_writeback_begin(inode->i_mapping, start, start + behind - 1);
 	if (ret > 0 && unlikely(READ_ONCE(WFS_I(inode)->write_error)))
 		ret = wfs_write_through(inode) ?: ret;
 	return ret > 0 ? generic_write_sync(iocb, ret) : ret;

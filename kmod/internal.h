@@ -766,6 +766,8 @@ struct wfs_ra {
  * @can_read: @io has the right to read, which a file opened for writing lacks when the user does
  * @ra: its readahead
  * @lost_lock: a lock that was taken through it is lost: no data goes through it until it is unlocked
+ * @written: where the last buffered write ended; with @sent under the inode's lock
+ * @sent: up to where what was written in one go is on its way; wfs_write_behind()
  */
 struct wfs_file {
 	struct wfs_fh		io;
@@ -773,6 +775,7 @@ struct wfs_file {
 	const struct cred	*cred;
 	bool			can_read;
 	bool			lost_lock;
+	loff_t			written, sent;
 	struct wfs_ra		ra;
 };
 
@@ -848,6 +851,7 @@ static inline long wfs_unread_limit(const struct wfs_session *sess)
 /* ---- write.c: buffered writes and writeback ---- */
 
 extern const struct address_space_operations wfs_aops;
+void wfs_writeback_begin(struct address_space *mapping, loff_t start, loff_t end);
 int wfs_flush(struct inode *inode);
 int wfs_wait_writes(struct wfs_session *sess);
 void wfs_wrote(struct inode *inode, const struct wfs_write_rep *rep, u64 start);

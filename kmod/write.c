@@ -28,6 +28,7 @@ struct wfs_dirty {
 };
 
 #define WFS_FOLIO_TRIES	16	/* to have memory for a folio before others have to do without */
+#define WFS_WRITE_SPREAD	SZ_128K	/* longer WRITEs take turns with the connections */
 #define WFS_DIRTY_MIN	6u	/* ranges of a page: with them it has 64 bytes */
 
 static int wfs_writeback_folio(struct folio *folio, struct wfs_req **reqp, unsigned int want);
@@ -424,6 +425,7 @@ static void wfs_writeback_submit(struct wfs_req *req)
 	spin_unlock(&req->sess->wb_lock);
 	wfs_req_hold(req, mapping->host);
 	iov_iter_bvec(&req->src, ITER_SOURCE, req->bvec, req->nr_bvec, req->len);
+	req->spread = req->len > WFS_WRITE_SPREAD;
 	req->complete = wfs_writeback_done;
 	wfs_submit(req);
 	wfs_req_put(req);
@@ -527,6 +529,24 @@ static int wfs_writepages(struct address_space *mapping, struct writeback_contro
 		error = wfs_writeback_folio(folio, &req, clamp(wbc->nr_to_write, 1l, 1024l));
 	wfs_writeback_submit(req);
 	return error;
+}
+
+/**
+ * wfs_writeback_begin - have dirty data written, without waiting for that
+ * @mapping: the file's
+ * @start: first byte
+ * @end: last byte
+ */
+void wfs_writeback_begin(struct address_space *mapping, loff_t start, loff_t end)
+{
+	struct writeback_control wbc = {
+		.sync_mode	= WB_SYNC_NONE,
+		.nr_to_write	= LONG_MAX,
+		.range_start	= start,
+		.range_end	= end,
+	};
+
+	filemap_fdatawrite_wbc(mapping, &wbc);
 }
 
 /*
