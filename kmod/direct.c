@@ -12,6 +12,8 @@
 
 #include "internal.h"
 
+#define WFS_DIO_PIECE	((size_t)SZ_256K)	/* what a request is cut to for idle connections, at least */
+
 /**
  * enum wfs_dio_pages - what keeps the pages of a direct I/O
  * @WFS_DIO_BORROWED: the caller, who therefore has to wait: memory of the kernel's own
@@ -391,9 +393,15 @@ static int wfs_dio_submit(struct wfs_dio *dio, struct wfs_file *wf, struct iov_i
 {
 	struct wfs_session *sess = wfs_sess(dio->inode->i_sb);
 	u32 max = dio->write ? sess->opt.wsize : sess->opt.rsize;
+	bool spread = dio->end > max;
 	loff_t pos = dio->pos;
 	int err = 0;
 
+	/* who waits for it has nothing else on its way: several connections move it faster, and several CPUs of the server */
+	if (!dio->iocb && !spread && dio->end >= 2 * WFS_DIO_PIECE) {
+		max = max(round_up(DIV_ROUND_UP(dio->end, wfs_idle_conns(sess)), SZ_64K), WFS_DIO_PIECE);
+		spread = dio->end > max;
+	}
 	while (iov_iter_count(iter)) {
 		struct wfs_req *req;
 
@@ -417,7 +425,7 @@ static int wfs_dio_submit(struct wfs_dio *dio, struct wfs_file *wf, struct iov_i
 		}
 		pos += req->len;
 		req->private = dio;
-		req->spread = dio->end > max;
+		req->spread = spread;
 		req->complete = wfs_dio_req_done;
 		/* the end of a write takes locks of the inode */
 		req->any_context = !dio->write;

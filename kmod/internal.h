@@ -536,6 +536,7 @@ void wfs_session_abort(struct wfs_session *sess);
 void wfs_session_umount(struct wfs_session *sess);
 void wfs_session_wait_held(struct wfs_session *sess);
 void wfs_session_destroy(struct wfs_session *sess);
+unsigned int wfs_idle_conns(struct wfs_session *sess);
 void wfs_submit(struct wfs_req *req);
 void wfs_session_tally(struct wfs_session *sess, struct wfs_tally *t);
 
