@@ -447,18 +447,22 @@ static void loop_run(struct worker *w)
 /* ---- steering ---- */
 
 /*
- * The CPU where a connection's packets arrive; -1 when no network card brings them.  Packets from this machine arrive
- * where their sender runs, and that CPU is not to be shared with him.
+ * The CPU of the loop that is to have a connection, or -1: that one where a network card brings its packets.  Packets from
+ * this machine arrive where their sender runs, and that CPU is not to be shared with him, for one works while the other waits.
  */
-static int packets_cpu(int sock)
+static int wanted_cpu(const struct conn *c)
 {
 	socklen_t len = sizeof(int);
 	int cpu = -1, napi = 0;
 
-	if (getsockopt(sock, SOL_SOCKET, SO_INCOMING_NAPI_ID, &napi, &len) || !napi ||
-	    getsockopt(sock, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &len))
+	if (getsockopt(c->sock, SOL_SOCKET, SO_INCOMING_NAPI_ID, &napi, &len) ||
+	    getsockopt(c->sock, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &len))
 		return -1;
-	return cpu;
+	if (napi)
+		return cpu;
+	if (cpu != c->loop->cpu || nloops == 1)
+		return -1;
+	return loops[(c->loop - loops + 1) % nloops].cpu;
 }
 
 /*
@@ -513,7 +517,7 @@ bool loop_steer(struct worker *w, struct conn *c)
 	if (c->looked == now || !c->session)
 		return false;
 	c->looked = now;
-	c->cpu = packets_cpu(c->sock);
+	c->cpu = wanted_cpu(c);
 	if (c->cpu == from->cpu)
 		return false;
 	for (unsigned int i = 0; i < nloops && !to; i++)

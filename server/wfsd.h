@@ -546,7 +546,7 @@ enum conn_state {
  * @stuck: those of them that did not come back soon, so that the loop went on without them
  * @reading: a thread in a call is in the middle of the input, nobody else may touch it
  * @sending: the same for the output
- * @cpu, @looked: where a network card's queue brings its packets, or -1; and when that was seen; loop_steer()
+ * @cpu, @looked: the CPU of the loop that should have it, or -1; and when that was seen; loop_steer()
  * @in: bytes received and not yet used, only while there are some
  * @pay_left: bytes of payload that are to come for the request at @in_start; 0 when in no payload
  * @pay_verifier: WRITE: the verifier from before its first piece
