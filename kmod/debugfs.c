@@ -17,13 +17,18 @@ static struct dentry *wfs_debugfs_root;
 static int session_show(struct seq_file *m, void *unused)
 {
 	const struct wfs_session *sess = m->private;
+	u64 polled = 0;
+	int cpu;
 
+	for_each_possible_cpu(cpu)
+		polled += READ_ONCE(per_cpu_ptr(sess->stats, cpu)->polled);
 	seq_printf(m, "source %s\naddr %pISpc\n", sess->opt.source, &sess->opt.addr);
 	seq_printf(m, "conns %u\nready %d\nmax_inflight %u\n", sess->nr_conns, atomic_read(&sess->ready),
 		   sess->max_inflight);
 	seq_printf(m, "rsize %u\nwsize %u\n", sess->opt.rsize, sess->opt.wsize);
 	seq_printf(m, "rdonly %u\nroot_squash %u\n", !!(sess->export_flags & WFS_EXPORT_RDONLY),
 		   !!(sess->export_flags & WFS_EXPORT_ROOT_SQUASH));
+	seq_printf(m, "polled %llu\n", polled);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(session);

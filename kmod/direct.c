@@ -518,7 +518,7 @@ static ssize_t wfs_dio_run(struct kiocb *iocb, struct iov_iter *iter, bool write
 	if (dio->pages == WFS_DIO_BORROWED)
 		wait_for_completion(&dio->done);
 	else
-		killed = wait_for_completion_killable(&dio->done);
+		killed = wfs_wait(wfs_sess(inode->i_sb), &dio->done);
 	if (killed) {
 		wfs_dio_claim(dio);
 		wfs_dio_give_up(dio);

@@ -186,6 +186,7 @@ void wfs_req_rewind(struct wfs_req *req);
 void wfs_req_set_state(struct wfs_req *req, enum wfs_req_state state);
 void wfs_req_end(struct wfs_req *req);
 void wfs_req_malformed(struct wfs_req *req);
+int wfs_wait(struct wfs_session *sess, struct completion *done);
 int wfs_req_call(struct wfs_req *req);
 int wfs_req_call_change(struct wfs_req *req, struct inode *inode);
 bool wfs_killed(void);
@@ -361,6 +362,7 @@ enum wfs_readahead {
  * @acregmin, @acregmax, @acdirmin, @acdirmax: seconds, 0 to 86400
  * @readahead: enum wfs_readahead
  * @readahead_mem: MiB that readahead may hold, 1 to WFS_READAHEAD_MEM_MAX
+ * @poll: microseconds that who waits for a reply looks for it before sleeping, at most; 0 to WFS_POLL_MAX
  */
 struct wfs_options {
 	char			*source;
@@ -374,9 +376,12 @@ struct wfs_options {
 	unsigned int		acregmin, acregmax, acdirmin, acdirmax;
 	enum wfs_readahead	readahead;
 	unsigned int		readahead_mem;
+	unsigned int		poll;
 };
 
 #define WFS_READAHEAD_MEM_MAX	(1u << 24)	/* 16 TiB */
+#define WFS_POLL		50		/* about what a small reply needs on a fast network: then nobody sleeps */
+#define WFS_POLL_MAX		10000
 
 /**
  * struct wfs_op_stats - what each CPU counts for itself
@@ -386,6 +391,8 @@ struct wfs_options {
  * @limited: accesses whose stream has a shorter window because of readahead_mem
  * @held: inodes that requests hold, in the sum of all CPUs
  * @spread: requests with @spread that there were; wraps
+ * @poll: nanoseconds that the next wait for a reply looks for it before sleeping; wfs_wait()
+ * @polled: waits that ended without sleeping
  */
 struct wfs_op_stats {
 	u64			requests[WFS_OP__COUNT];
@@ -394,6 +401,8 @@ struct wfs_op_stats {
 	u64			limited;
 	long			held;
 	unsigned int		spread;
+	u32			poll;
+	u64			polled;
 };
 
 /**

@@ -6,6 +6,7 @@
  * walk away when killed: the reply then lands in memory that nobody looks at, and the last reference frees it.
  */
 #include <linux/sched/signal.h>
+#include <linux/sched/stat.h>
 
 #include "internal.h"
 #include "trace.h"
@@ -301,6 +302,55 @@ bool wfs_killed(void)
 	return (current->flags & PF_EXITING) && (current->signal->group_exit_code & 0x7f);
 }
 
+#define WFS_POLL_FIRST	(10 * NSEC_PER_USEC)
+
+/*
+ * Look for @done until it is complete, @until, or somebody else wants this CPU.  Return whether it is complete.
+ */
+static bool wfs_poll(struct completion *done, u64 until)
+{
+	while (!completion_done(done)) {
+		if (!single_task_running() || need_resched() || fatal_signal_pending(current) ||
+		    ktime_get_ns() >= until)
+			return false;
+		cpu_relax();
+	}
+	return true;
+}
+
+/**
+ * wfs_wait - wait for a reply
+ * @sess: the session
+ * @done: what its coming completes
+ *
+ * To put an idle CPU to sleep and wake it costs more than many a reply needs to come.  So it is looked for first, for
+ * as long as is worth while: the time doubles when replies come soon after it, and is none when they need longer than
+ * the option poll allows.  As KVM's halt polling does (virt/kvm/kvm_main.c).
+ *
+ * Return: 0, or -ERESTARTSYS when the caller was killed.
+ */
+int wfs_wait(struct wfs_session *sess, struct completion *done)
+{
+	u32 most = READ_ONCE(sess->opt.poll) * NSEC_PER_USEC;
+	u32 poll = min(raw_cpu_read(sess->stats->poll), most);
+	u64 start, took;
+	int err = 0;
+
+	if (!most)
+		return wait_for_completion_killable(done);
+	start = ktime_get_ns();
+	if (poll && wfs_poll(done, start + poll))
+		this_cpu_inc(sess->stats->polled);
+	err = wait_for_completion_killable(done);
+	took = ktime_get_ns() - start;
+	if (took > most)
+		poll = 0;
+	else if (took > poll)
+		poll = min(max(2 * poll, (u32)WFS_POLL_FIRST), most);
+	raw_cpu_write(sess->stats->poll, poll);
+	return err;
+}
+
 static int wfs_req_submit_wait(struct wfs_req *req)
 {
 	req->complete = wfs_req_wake;
@@ -310,7 +360,7 @@ static int wfs_req_submit_wait(struct wfs_req *req)
 	if (current->flags & PF_EXITING)
 		req->soft = true;
 	wfs_submit(req);
-	if (wait_for_completion_killable(&req->done)) {
+	if (wfs_wait(req->sess, &req->done)) {
 		if (!test_and_set_bit(WFS_REQ_ABANDONED, &req->flags))
 			return -EINTR;
 		/* the end was faster, and thinks that we are here */

@@ -18,6 +18,7 @@
 enum wfs_param {
 	Opt_addr, Opt_port, Opt_conns, Opt_rsize, Opt_wsize, Opt_timeo, Opt_hard, Opt_soft,
 	Opt_acregmin, Opt_acregmax, Opt_acdirmin, Opt_acdirmax, Opt_actimeo, Opt_readahead, Opt_readahead_mem,
+	Opt_poll,
 };
 
 static const char * const wfs_readahead_names[] = {
@@ -42,6 +43,7 @@ static const struct fs_parameter_spec wfs_params[] = {
 	fsparam_u32("actimeo",		Opt_actimeo),
 	fsparam_string("readahead",	Opt_readahead),
 	fsparam_u32("readahead_mem",	Opt_readahead_mem),
+	fsparam_u32("poll",		Opt_poll),
 	{}
 };
 
@@ -70,6 +72,7 @@ static const struct {
 	[Opt_acdirmax]	= { 0, 86400, 1 },
 	[Opt_actimeo]	= { 0, 86400, 1 },
 	[Opt_readahead_mem] = { 1, WFS_READAHEAD_MEM_MAX, 1 },
+	[Opt_poll]	= { 0, WFS_POLL_MAX, 1 },
 };
 
 static int wfs_parse_param(struct fs_context *fc, struct fs_parameter *param)
@@ -145,6 +148,9 @@ static int wfs_parse_param(struct fs_context *fc, struct fs_parameter *param)
 		break;
 	case Opt_readahead_mem:
 		opt->readahead_mem = value;
+		break;
+	case Opt_poll:
+		opt->poll = value;
 		break;
 	}
 	return 0;
@@ -245,7 +251,8 @@ static int wfs_show_options(struct seq_file *m, struct dentry *root)
 		   opt->wsize, opt->timeo, opt->soft ? "soft" : "hard");
 	seq_printf(m, ",acregmin=%u,acregmax=%u,acdirmin=%u,acdirmax=%u", opt->acregmin, opt->acregmax,
 		   opt->acdirmin, opt->acdirmax);
-	seq_printf(m, ",readahead=%s,readahead_mem=%u", wfs_readahead_names[opt->readahead], opt->readahead_mem);
+	seq_printf(m, ",readahead=%s,readahead_mem=%u,poll=%u", wfs_readahead_names[opt->readahead],
+		   opt->readahead_mem, opt->poll);
 	seq_printf(m, ",addr=%pISc", &opt->addr);
 	return 0;
 }
@@ -411,6 +418,7 @@ static int wfs_reconfigure(struct fs_context *fc)
 	opt->acdirmax = to->acdirmax;
 	WRITE_ONCE(opt->readahead, to->readahead);
 	WRITE_ONCE(opt->readahead_mem, to->readahead_mem);
+	WRITE_ONCE(opt->poll, to->poll);
 	return 0;
 }
 
@@ -456,6 +464,7 @@ static int wfs_init_fs_context(struct fs_context *fc)
 			.acdirmax	= 60,
 			.readahead_mem	= clamp(totalram_pages() / WFS_READAHEAD_PART >> (20 - PAGE_SHIFT), 1ul,
 						(unsigned long)WFS_READAHEAD_MEM_MAX),
+			.poll		= WFS_POLL,
 		};
 	}
 	fc->fs_private = ctx;

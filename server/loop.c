@@ -24,6 +24,7 @@
 #define WATCH_NS	2000000		/* a call may last for one to two of these */
 #define WATCH_IDLE	50		/* looks without anything seen until the watchdog sleeps */
 #define STOP_SECONDS	10
+#define POLL_FIRST	10000ull	/* nanoseconds */
 
 static struct loop *loops;
 static unsigned int nloops;
@@ -392,6 +393,42 @@ static void check_times(struct loop *l)
 	}
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+/*
+ * Wait for events.  To put an idle CPU to sleep and wake it costs more than many a request takes to come; so they are
+ * looked for first, for as long as is worth while: as wfs_wait() of the client does it.
+ */
+static int poll_events(struct loop *l, struct epoll_event *events)
+{
+	uint64_t most = cfg.poll * 1000ull, start = now_ns(), took = 0;
+	int n = 0;
+
+	while (took < l->poll) {
+		n = epoll_wait(l->epfd, events, EVENTS, 0);
+		if (n)
+			break;
+		/* somebody else may have something to do on this CPU */
+		sched_yield();
+		took = now_ns() - start;
+	}
+	if (!n) {
+		n = epoll_wait(l->epfd, events, EVENTS, -1);
+		took = now_ns() - start;
+	}
+	if (took > most)
+		l->poll = 0;
+	else if (took > l->poll)
+		l->poll = MIN(MAX(2 * l->poll, POLL_FIRST), most);
+	return n;
+}
+
 static void look_for_events(struct loop *l)
 {
 	struct epoll_event events[EVENTS];
@@ -410,7 +447,7 @@ static void look_for_events(struct loop *l)
 		l->sleeping = true;
 		pthread_mutex_unlock(&l->lock);
 	}
-	n = epoll_wait(l->epfd, events, EVENTS, timeout);
+	n = timeout == -1 && cfg.poll ? poll_events(l, events) : epoll_wait(l->epfd, events, EVENTS, timeout);
 	if (timeout) {
 		pthread_mutex_lock(&l->lock);
 		l->sleeping = false;

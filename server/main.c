@@ -24,6 +24,7 @@
 
 #include "wfsd.h"
 
+#define POLL_MAX	10000	/* microseconds */
 #define STR(x)		STR_(x)
 #define STR_(x)		#x
 #define LISTEN_MAX	64
@@ -36,6 +37,7 @@ struct config cfg = {
 	.anon_uid	= 65534,
 	.anon_gid	= 65534,
 	.lease		= 90,
+	.poll		= 50,
 };
 
 static const char *listen_opts[LISTEN_MAX];
@@ -55,6 +57,7 @@ static const char usage[] =
 	"  --anon-gid GID       and its group (65534)\n"
 	"  --threads N          event loops (one for each CPU)\n"
 	"  --state-dir DIR      what must survive a restart (/var/lib/wfsd)\n"
+	"  --poll MICROSECONDS   that an idle thread looks for requests before it sleeps, at most (50)\n"
 	"  --lease SECONDS      that a client may be away before what it holds is given up (90)\n"
 	"  --mover NAME         how files are sent: sendfile, splice, read, mmap, uring (sendfile)\n"
 	"  --help, --version\n"
@@ -77,7 +80,7 @@ static unsigned int parse_number(const char *opt, const char *arg, unsigned int 
 static void parse_options(int argc, char **argv)
 {
 	enum { EXPORT = 1, LISTEN, READ_ONLY, NO_SQUASH, ANON_UID, ANON_GID, THREADS, STATE_DIR,
-	       LEASE, MOVER, HELP, VERSION };
+	       LEASE, POLL, MOVER, HELP, VERSION };
 	static const struct option options[] = {
 		{ "export",		required_argument,	NULL, EXPORT },
 		{ "listen",		required_argument,	NULL, LISTEN },
@@ -88,6 +91,7 @@ static void parse_options(int argc, char **argv)
 		{ "threads",		required_argument,	NULL, THREADS },
 		{ "state-dir",		required_argument,	NULL, STATE_DIR },
 		{ "lease",		required_argument,	NULL, LEASE },
+		{ "poll",		required_argument,	NULL, POLL },
 		{ "mover",		required_argument,	NULL, MOVER },
 		{ "help",		no_argument,		NULL, HELP },
 		{ "version",		no_argument,		NULL, VERSION },
@@ -124,6 +128,9 @@ static void parse_options(int argc, char **argv)
 			break;
 		case STATE_DIR:
 			cfg.state_dir = optarg;
+			break;
+		case POLL:
+			cfg.poll = parse_number("poll", optarg, 0, POLL_MAX);
 			break;
 		case LEASE:
 			cfg.lease = parse_number("lease", optarg, 1, WFS_LEASE_MAX);

@@ -50,6 +50,7 @@ struct config {
 	uid_t		anon_uid;
 	gid_t		anon_gid;
 	unsigned int	threads;
+	unsigned int	poll;		/* microseconds that an idle loop looks for events before it sleeps, at most */
 	unsigned int	lease;		/* seconds that a session lives without a connection */
 	char		export_id[33];	/* names what is kept for this export in the state directory */
 	int		root_fd;	/* the export, O_RDONLY for open_by_handle_at() */
@@ -644,6 +645,7 @@ struct loop {
 	int			cpu;
 	int			epfd;
 	int			wakefd;		/* eventfd: ends epoll_wait */
+	uint64_t		poll;		/* nanoseconds that the runner looks for events before it sleeps */
 	bool			sleeping;	/* the runner is in epoll_wait */
 	bool			stopping;
 	bool			ended;
