@@ -2883,7 +2883,8 @@ def blocked_write_keeps_its_order(s):
         for _ in range(50):
             check(other.getattr(f.fh).size, 0)
         time.sleep(0.3)
-        assert s.threads() <= threads + 1, "the pieces of a payload are not written one by one"
+        # one, and what a call that a busy machine made slow may have begun; if it were one for each piece there would be more
+        assert s.threads() <= threads + 3, "the pieces of a payload are not written one by one"
     sender.join()
     for tag in tags:
         check(c.wait(tag).status, 0)
