@@ -57,7 +57,7 @@ static int wfs_send_open(struct inode *inode, u32 flags, struct wfs_fh *io, stru
 int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh *io, struct wfs_hold *hold,
 		    bool can_read)
 {
-	struct wfs_file *wf = kmalloc(sizeof(*wf), GFP_KERNEL);
+	struct wfs_file *wf = kzalloc(sizeof(*wf), GFP_KERNEL);
 	struct wfs_inode *wi = WFS_I(inode);
 	const struct cred *old;
 
@@ -69,7 +69,6 @@ int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh 
 	wf->hold = hold;
 	wf->cred = get_cred(file->f_cred);
 	wf->can_read = can_read;
-	wf->lost_lock = false;
 	wfs_ra_init(&wf->ra, file);
 	file->private_data = wf;
 	if (file->f_mode & FMODE_WRITE) {
@@ -313,7 +312,8 @@ static ssize_t wfs_write_iter(struct kiocb *iocb, struct iov_iter *from)
 		behind = wfs_write_behind(wf, wfs_sess(inode->i_sb)->opt.wsize, iocb->ki_pos, ret, &start);
 out:
 	inode_unlock(inode);
-	if (behind)
+	/* with no server it would only use up memory that WRITEs have in reserve */
+	if (behind && atomic_read(&wfs_sess(inode->i_sb)->ready))
 		wfs_writeback_begin(inode->i_mapping, start, start + behind - 1);
 	if (ret > 0 && unlikely(READ_ONCE(WFS_I(inode)->write_error)))
 		ret = wfs_write_through(inode) ?: ret;

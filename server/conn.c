@@ -450,8 +450,10 @@ static bool send_file(struct worker *w, struct conn *c)
 	struct chunk *ch = TAILQ_FIRST(&c->out);
 	ssize_t n;
 
-	if (became_cold(w, c, ch))
+	if (became_cold(w, c, ch)) {
+		cork(c, false);
 		return false;
+	}
 	cork(c, true);
 	/* Before the call: an event that comes during it must not be forgotten after it. */
 	socket_full(c);
@@ -495,7 +497,9 @@ static void flush(struct worker *w, struct conn *c)
 	       (ch = TAILQ_FIRST(&c->out)))
 		if (!(ch->file ? send_file(w, c) : send_bytes(c)))
 			break;
-	if (c->state != CONN_DEAD && TAILQ_EMPTY(&c->out))
+	/* the end of a reply is not to wait for the next one */
+	ch = TAILQ_FIRST(&c->out);
+	if (c->state != CONN_DEAD && (!ch || !ch->file))
 		cork(c, false);
 }
 

@@ -414,8 +414,6 @@ static int poll_events(struct loop *l, struct epoll_event *events)
 		n = epoll_wait(l->epfd, events, EVENTS, 0);
 		if (n)
 			break;
-		/* somebody else may have something to do on this CPU */
-		sched_yield();
 		took = now_ns() - start;
 	}
 	if (!n) {
