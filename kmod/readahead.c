@@ -109,7 +109,7 @@ pgoff_t wfs_fill(struct address_space *mapping, const struct wfs_fh *io, const s
 
 	wfs_account_look(reads.sess);
 	end = min_t(u64, end, index + pages);
-	reads.spread = end - index > WFS_RA_MIN;
+	reads.spread = end - index > WFS_SPREAD_MIN >> PAGE_SHIFT;
 	filemap_invalidate_lock_shared(mapping);
 	while (index < end) {
 		folio = filemap_get_folio(mapping, index);

@@ -334,7 +334,7 @@ int wfs_wait(struct wfs_session *sess, struct completion *done)
 	u32 most = READ_ONCE(sess->opt.poll) * NSEC_PER_USEC;
 	u32 poll = min(raw_cpu_read(sess->stats->poll), most);
 	u64 start, took;
-	int err = 0;
+	int err;
 
 	if (!most)
 		return wait_for_completion_killable(done);

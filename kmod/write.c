@@ -28,7 +28,6 @@ struct wfs_dirty {
 };
 
 #define WFS_FOLIO_TRIES	16	/* to have memory for a folio before others have to do without */
-#define WFS_WRITE_SPREAD	SZ_128K	/* longer WRITEs take turns with the connections */
 #define WFS_DIRTY_MIN	6u	/* ranges of a page: with them it has 64 bytes */
 
 static int wfs_writeback_folio(struct folio *folio, struct wfs_req **reqp, unsigned int want);
@@ -425,7 +424,7 @@ static void wfs_writeback_submit(struct wfs_req *req)
 	spin_unlock(&req->sess->wb_lock);
 	wfs_req_hold(req, mapping->host);
 	iov_iter_bvec(&req->src, ITER_SOURCE, req->bvec, req->nr_bvec, req->len);
-	req->spread = req->len > WFS_WRITE_SPREAD;
+	req->spread = req->len > WFS_SPREAD_MIN;
 	req->complete = wfs_writeback_done;
 	wfs_submit(req);
 	wfs_req_put(req);

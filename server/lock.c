@@ -95,14 +95,6 @@ static struct waiters waiting = TAILQ_HEAD_INITIALIZER(waiting);	/* in the order
 static unsigned int nwaiting, nlocks, nfds;
 static unsigned long searches;
 
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 /* ---- the kernel's locks ---- */
 
 static int kernel_set(struct space *sp, bool whole, uint32_t type, uint64_t start, uint64_t end)

@@ -312,14 +312,6 @@ void loop_queue(struct conn *c)
 	wake(l);
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000ull + ts.tv_nsec / 1000000;
-}
-
 /* A connection has left loop.conns; when it was the last, the runner may have been waiting for that. */
 void loop_conn_gone(struct loop *l)
 {
@@ -391,14 +383,6 @@ static void check_times(struct loop *l)
 		c->throttled = false;
 		loop_queue(c);
 	}
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
 }
 
 /*

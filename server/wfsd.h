@@ -557,7 +557,7 @@ struct conn {
 	int			sock;
 	enum conn_state		state;
 	bool			readable, writable, eof;
-	bool			corked;
+	bool			corked;		/* TCP sends whole packets only */
 	bool			queued;		/* on loop.runq */
 	bool			throttled;	/* on loop.throttled */
 	bool			timed;		/* on loop.timed */
@@ -693,6 +693,19 @@ void stats_dump(void);
 static inline void stat_add(atomic_ulong *v, unsigned long n)
 {
 	atomic_fetch_add_explicit(v, n, memory_order_relaxed);
+}
+
+static inline uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+static inline uint64_t now_ms(void)
+{
+	return now_ns() / 1000000;
 }
 
 static inline time_t now_seconds(void)
