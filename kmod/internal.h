@@ -753,10 +753,20 @@ int wfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_acl
 #define WFS_RA_TODO	4
 
 /**
+ * struct wfs_ra_todo - what is to be read ahead
+ * @ahead: where it is
+ * @memcg: whose memory it takes
+ */
+struct wfs_ra_todo {
+	struct wfs_ahead	ahead;
+	struct mem_cgroup	*memcg;
+};
+
+/**
  * struct wfs_ra - readahead of an open file
  * @lock: protects @streams, @todo, @nr_todo
  * @streams: what it is read like
- * @todo: what is to be read by @work, for whoever found out about it must not wait
+ * @todo: what is to be read by @work, while whoever found out about it goes on
  * @nr_todo: ranges of it
  * @work: reads them
  * @file: the file, which cancels @work when it is released
@@ -764,7 +774,7 @@ int wfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_acl
 struct wfs_ra {
 	spinlock_t		lock;	/* see above */
 	struct wfs_streams	streams;
-	struct wfs_ahead	todo[WFS_RA_TODO];
+	struct wfs_ra_todo	todo[WFS_RA_TODO];
 	unsigned int		nr_todo;
 	struct work_struct	work;
 	struct file		*file;

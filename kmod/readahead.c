@@ -138,12 +138,19 @@ pgoff_t wfs_fill(struct address_space *mapping, const struct wfs_fh *io, const s
 	return index;
 }
 
-/* All of that is wanted now. */
-static void wfs_fill_wanted(struct file *file, pgoff_t index, u64 pages)
+/*
+ * All of that is wanted now.  @asked: page up to which it was asked for: if it is not there all the same, ra.work is on its way,
+ * or it has left memory.  Then a whole READ, lest whoever waits makes many small ones until it is back.
+ */
+static void wfs_fill_wanted(struct file *file, pgoff_t index, u64 pages, pgoff_t asked)
 {
+	u64 whole = wfs_sess(file_inode(file)->i_sb)->opt.rsize >> PAGE_SHIFT;
 	const struct wfs_file *wf = file->private_data;
+	pgoff_t end = index + pages;
 
-	wfs_fill(file->f_mapping, &wf->io, wf->cred, index, pages, ULONG_MAX);
+	if (asked > end)
+		pages = max(pages, min(whole, (u64)asked - index));
+	wfs_fill(file->f_mapping, &wf->io, wf->cred, index, pages, end);
 }
 
 /* @wanted: the page behind what somebody wants now of it, 0 for nothing. */
@@ -203,6 +210,54 @@ static bool wfs_ra_access(struct file *file, pgoff_t index, u32 pages, enum wfs_
 	return wants;
 }
 
+/* Read what is to be read ahead: @ra->work does, or who finds that it has not come to it yet. */
+static void wfs_ra_run(struct wfs_ra *ra)
+{
+	struct wfs_ra_todo todo[WFS_RA_TODO];
+	struct mem_cgroup *memcg;
+	unsigned int i, nr;
+
+	spin_lock(&ra->lock);
+	nr = ra->nr_todo;
+	memcpy(todo, ra->todo, sizeof(todo));
+	ra->nr_todo = 0;
+	spin_unlock(&ra->lock);
+	for (i = 0; i < nr; i++) {
+		memcg = set_active_memcg(todo[i].memcg);
+		wfs_fill_ahead(ra->file, &todo[i].ahead, 0);
+		set_active_memcg(memcg);
+		mem_cgroup_put(todo[i].memcg);
+	}
+}
+
+static void wfs_ra_work(struct work_struct *work)
+{
+	wfs_ra_run(container_of(work, struct wfs_ra, work));
+}
+
+/*
+ * Have @ra->work read that ahead, while who has what he wants goes on: to make new folios takes a quarter of a reader's
+ * time.  Any context.
+ *
+ * Return: false if it has too much to do already.
+ */
+static bool wfs_ra_later(struct wfs_ra *ra, const struct wfs_ahead *ahead)
+{
+	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(current->mm);
+	bool room;
+
+	spin_lock(&ra->lock);
+	room = ra->nr_todo < WFS_RA_TODO;
+	if (room)
+		ra->todo[ra->nr_todo++] = (struct wfs_ra_todo){ *ahead, memcg };
+	spin_unlock(&ra->lock);
+	if (room)
+		queue_work(wfs_dio_wq, &ra->work);
+	else
+		mem_cgroup_put(memcg);
+	return room;
+}
+
 /**
  * wfs_ra_read - a file is about to be read
  * @file: the file
@@ -214,10 +269,11 @@ static bool wfs_ra_access(struct file *file, pgoff_t index, u32 pages, enum wfs_
 void wfs_ra_read(struct file *file, loff_t pos, size_t len)
 {
 	struct address_space *mapping = file->f_mapping;
+	struct wfs_ra *ra = &((struct wfs_file *)file->private_data)->ra;
 	loff_t size = i_size_read(mapping->host);
 	struct wfs_ahead ahead;
-	pgoff_t first, last, i;
-	bool there;
+	pgoff_t first, last, asked, i;
+	bool there, wants;
 
 	if (!len || pos < 0 || pos >= size)
 		return;
@@ -225,35 +281,25 @@ void wfs_ra_read(struct file *file, loff_t pos, size_t len)
 	first = pos >> PAGE_SHIFT;
 	last = (pos + len - 1) >> PAGE_SHIFT;
 	there = wfs_has_page(mapping, last, true);
+	if (!there && READ_ONCE(ra->nr_todo))
+		wfs_ra_run(ra);
 	for (i = first; i <= last; i += WFS_RA_COME) {
 		wfs_unread_come(mapping, i, min(last, i + WFS_RA_COME - 1), false);
 		cond_resched();
 	}
-	if (wfs_ra_access(file, first, last - first + 1, WFS_ACCESS_READ, !there, &ahead)) {
+	wants = wfs_ra_access(file, first, last - first + 1, WFS_ACCESS_READ, !there, &ahead);
+	asked = there ? 0 : ahead.asked;
+	if (wants && !(there && wfs_ra_later(ra, &ahead))) {
 		/* what is wanted goes first, unless it is the beginning of what is read ahead */
 		if (ahead.start > first)
-			wfs_fill_wanted(file, first, min(last + 1, (pgoff_t)ahead.start) - first);
+			wfs_fill_wanted(file, first, min(last + 1, (pgoff_t)ahead.start) - first,
+					min(asked, (pgoff_t)ahead.start));
 		else if (ahead.start < first)
-			wfs_fill_wanted(file, first, last - first + 1);
+			wfs_fill_wanted(file, first, last - first + 1, 0);
 		wfs_fill_ahead(file, &ahead, ahead.start >= first ? last + 1 : 0);
 	} else if (!there || !wfs_has_page(mapping, first, false)) {
-		wfs_fill_wanted(file, first, last - first + 1);
+		wfs_fill_wanted(file, first, last - first + 1, asked);
 	}
-}
-
-static void wfs_ra_work(struct work_struct *work)
-{
-	struct wfs_ra *ra = container_of(work, struct wfs_ra, work);
-	struct wfs_ahead todo[WFS_RA_TODO];
-	unsigned int i, nr;
-
-	spin_lock(&ra->lock);
-	nr = ra->nr_todo;
-	memcpy(todo, ra->todo, sizeof(todo));
-	ra->nr_todo = 0;
-	spin_unlock(&ra->lock);
-	for (i = 0; i < nr; i++)
-		wfs_fill_ahead(ra->file, &todo[i], 0);
 }
 
 /**
@@ -286,16 +332,9 @@ vm_fault_t wfs_ra_map_pages(struct vm_fault *vmf, pgoff_t start, pgoff_t end)
 	if (!(ret & VM_FAULT_NOPAGE) || (vma->vm_flags & VM_RAND_READ))
 		return ret;
 
-	spin_lock(&ra->lock);
-	full = ra->nr_todo == WFS_RA_TODO;
-	spin_unlock(&ra->lock);
-	if (!full && wfs_ra_access(vma->vm_file, vmf->pgoff, end - vmf->pgoff + 1, WFS_ACCESS_FAULT, false, &ahead)) {
-		spin_lock(&ra->lock);
-		if (ra->nr_todo < WFS_RA_TODO)
-			ra->todo[ra->nr_todo++] = ahead;
-		spin_unlock(&ra->lock);
-		queue_work(wfs_dio_wq, &ra->work);
-	}
+	full = READ_ONCE(ra->nr_todo) == WFS_RA_TODO;
+	if (!full && wfs_ra_access(vma->vm_file, vmf->pgoff, end - vmf->pgoff + 1, WFS_ACCESS_FAULT, false, &ahead))
+		wfs_ra_later(ra, &ahead);
 	return ret;
 }
 
@@ -307,6 +346,7 @@ vm_fault_t wfs_ra_fault(struct vm_fault *vmf)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	struct file *file = vma->vm_file;
+	struct wfs_ra *ra = &((struct wfs_file *)file->private_data)->ra;
 	struct wfs_ahead ahead;
 	pgoff_t first = vmf->pgoff;
 
@@ -314,8 +354,10 @@ vm_fault_t wfs_ra_fault(struct vm_fault *vmf)
 		goto out;
 	if (wfs_has_page(file->f_mapping, first, true))
 		goto out;
+	if (READ_ONCE(ra->nr_todo))
+		wfs_ra_run(ra);
 	if (vma->vm_flags & VM_RAND_READ) {
-		wfs_fill_wanted(file, first, 1);
+		wfs_fill_wanted(file, first, 1, 0);
 		goto out;
 	}
 	if (wfs_ra_access(file, first, 1, WFS_ACCESS_FAULT, true, &ahead))
@@ -323,7 +365,7 @@ vm_fault_t wfs_ra_fault(struct vm_fault *vmf)
 	/* what lies before it too: a table of contents, the end of the last tensor */
 	first = max(round_down(first, WFS_RA_AROUND), vma->vm_pgoff);
 	if (!wfs_has_page(file->f_mapping, vmf->pgoff, false) || !wfs_has_page(file->f_mapping, first, false))
-		wfs_fill_wanted(file, first, WFS_RA_AROUND);
+		wfs_fill_wanted(file, first, WFS_RA_AROUND, ahead.asked);
 out:
 	wfs_unread_come(file->f_mapping, vmf->pgoff, vmf->pgoff, false);
 	return filemap_fault(vmf);
@@ -340,5 +382,9 @@ void wfs_ra_init(struct wfs_ra *ra, struct file *file)
 /* The file is released. */
 void wfs_ra_end(struct wfs_ra *ra)
 {
+	unsigned int i;
+
 	cancel_work_sync(&ra->work);
+	for (i = 0; i < ra->nr_todo; i++)
+		mem_cgroup_put(ra->todo[i].memcg);
 }

@@ -220,7 +220,9 @@ bool wfs_stream_access(struct wfs_streams *s, __u64 first, __u32 pages, enum wfs
 		       const struct wfs_ra_limits *lim, struct wfs_ahead *ahead)
 {
 	struct wfs_stream *st;
+	bool wants;
 
+	*ahead = (struct wfs_ahead){ };
 	s->clock++;
 	for (st = s->stream; st < s->stream + WFS_STREAMS; st++)
 		if (wfs_stream_continues(st, first, first + pages, how))
@@ -235,5 +237,8 @@ bool wfs_stream_access(struct wfs_streams *s, __u64 first, __u32 pages, enum wfs
 	if (st->pattern == WFS_PATTERN_ONCE || !lim->max)
 		return false;
 	wfs_stream_grow(st, pages, how, waits, wfs_stream_due(st, lim), lim);
-	return wfs_stream_wants(st, lim, ahead);
+	wants = wfs_stream_wants(st, lim, ahead);
+	if (st->pattern == WFS_PATTERN_FORWARD)
+		ahead->asked = st->ahead;
+	return wants;
 }

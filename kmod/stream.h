@@ -84,12 +84,14 @@ struct wfs_streams {
  * @pages: pages of a piece
  * @count: pieces
  * @stride: pages from one piece's beginning to the next one's
+ * @asked: what comes before this page of a FORWARD stream was asked for, this time or earlier; else 0
  */
 struct wfs_ahead {
 	__u64	start;
 	__u32	pages;
 	__u32	count;
 	__s64	stride;
+	__u64	asked;
 };
 
 /**

@@ -218,7 +218,10 @@ TEST_F_TIMEOUT(dir, advice_reads_all_of_a_range_and_goes_on_when_the_file_is_clo
 		}
 		close(fd);
 		OK(fd = open("big", O_RDONLY));
-		EXPECT_TRUE(comes_to(fd, (BIG - 65536) / 4096));
+		if (!comes_to(fd, (BIG - 65536) / 4096))
+			printf("# way %d: %ld read ahead, %ld unread, %ld wasted\n", way, value("ahead") - before,
+			       value("unread"), value("wasted"));
+		EXPECT_LE((BIG - 65536) / 4096, cached(fd));
 		EXPECT_LE(value("ahead") - before, BIG);
 		EXPECT_TRUE(becomes("ahead_in_flight", 0, 0));
 		EXPECT_EQ(cached(fd) * 4096, value("unread"));
