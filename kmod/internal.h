@@ -766,6 +766,9 @@ struct wfs_ra_todo {
  * struct wfs_ra - readahead of an open file
  * @lock: protects @streams, @todo, @nr_todo
  * @streams: what it is read like
+ * @heard: @streams need not hear of what is read from this page on and ends before @quiet, if it is there.  Both without
+ *	@lock: when they do not go together, a read is told of for nothing, or another one asks for what comes next.
+ * @quiet: see @heard
  * @todo: what is to be read by @work, while whoever found out about it goes on
  * @nr_todo: ranges of it
  * @work: reads them
@@ -774,6 +777,8 @@ struct wfs_ra_todo {
 struct wfs_ra {
 	spinlock_t		lock;	/* see above */
 	struct wfs_streams	streams;
+	pgoff_t			heard;
+	pgoff_t			quiet;
 	struct wfs_ra_todo	todo[WFS_RA_TODO];
 	unsigned int		nr_todo;
 	struct work_struct	work;

@@ -174,6 +174,35 @@ static u32 wfs_ra_max(const struct file *file)
 	return file->f_ra.ra_pages;
 }
 
+/* Somebody reads @inode: see wfs_inode.ra_time. */
+static void wfs_ra_touch(struct inode *inode)
+{
+	if (READ_ONCE(WFS_I(inode)->ra_time) / HZ != jiffies / HZ)
+		WRITE_ONCE(WFS_I(inode)->ra_time, jiffies);
+}
+
+/*
+ * Who reads little at a time finds most of it in the folio that he has read before: that is all there is to it, until the
+ * stream wants to read on.
+ */
+static bool wfs_ra_quiet(struct file *file, pgoff_t first, pgoff_t last)
+{
+	const struct wfs_file *wf = file->private_data;
+	struct folio *folio;
+	bool there;
+
+	if (first < READ_ONCE(wf->ra.heard) || last + 1 >= READ_ONCE(wf->ra.quiet))
+		return false;
+	folio = filemap_get_folio(file->f_mapping, last);
+	if (IS_ERR(folio))
+		return false;
+	there = folio->index <= first && folio_test_uptodate(folio);
+	if (there)
+		wfs_unread_used(folio);
+	folio_put(folio);
+	return there;
+}
+
 /* As wfs_stream_access(), of an open file. */
 static bool wfs_ra_access(struct file *file, pgoff_t index, u32 pages, enum wfs_access how, bool waits,
 			  struct wfs_ahead *ahead)
@@ -200,12 +229,12 @@ static bool wfs_ra_access(struct file *file, pgoff_t index, u32 pages, enum wfs_
 		this_cpu_inc(sess->stats->limited);
 		wfs_unread_short(sess);
 	}
-	if (READ_ONCE(WFS_I(inode)->ra_time) / HZ != jiffies / HZ)
-		WRITE_ONCE(WFS_I(inode)->ra_time, jiffies);
 	lim.min = min(lim.min, lim.max);
 	lim.full = min(2 * (sess->opt.rsize >> PAGE_SHIFT), lim.max);
 	spin_lock(&wf->ra.lock);
 	wants = wfs_stream_access(&wf->ra.streams, index, pages, how, waits, &lim, ahead);
+	WRITE_ONCE(wf->ra.heard, index);
+	WRITE_ONCE(wf->ra.quiet, ahead->quiet);
 	spin_unlock(&wf->ra.lock);
 	return wants;
 }
@@ -280,6 +309,9 @@ void wfs_ra_read(struct file *file, loff_t pos, size_t len)
 	len = min_t(u64, len, size - pos);
 	first = pos >> PAGE_SHIFT;
 	last = (pos + len - 1) >> PAGE_SHIFT;
+	wfs_ra_touch(mapping->host);
+	if (wfs_ra_quiet(file, first, last))
+		return;
 	there = wfs_has_page(mapping, last, true);
 	if (!there && READ_ONCE(ra->nr_todo))
 		wfs_ra_run(ra);
@@ -297,7 +329,7 @@ void wfs_ra_read(struct file *file, loff_t pos, size_t len)
 		else if (ahead.start < first)
 			wfs_fill_wanted(file, first, last - first + 1, 0);
 		wfs_fill_ahead(file, &ahead, ahead.start >= first ? last + 1 : 0);
-	} else if (!there || !wfs_has_page(mapping, first, false)) {
+	} else if (!there || (first != last && !wfs_has_page(mapping, first, false))) {
 		wfs_fill_wanted(file, first, last - first + 1, asked);
 	}
 }
@@ -329,6 +361,7 @@ vm_fault_t wfs_ra_map_pages(struct vm_fault *vmf, pgoff_t start, pgoff_t end)
 	}
 	ret = filemap_map_pages(vmf, start, end);
 	wfs_unread_come(vma->vm_file->f_mapping, start, end, true);
+	wfs_ra_touch(file_inode(vma->vm_file));
 	if (!(ret & VM_FAULT_NOPAGE) || (vma->vm_flags & VM_RAND_READ))
 		return ret;
 
@@ -350,6 +383,7 @@ vm_fault_t wfs_ra_fault(struct vm_fault *vmf)
 	struct wfs_ahead ahead;
 	pgoff_t first = vmf->pgoff;
 
+	wfs_ra_touch(file_inode(file));
 	if (vmf->flags & FAULT_FLAG_TRIED)
 		goto out;
 	if (wfs_has_page(file->f_mapping, first, true))

@@ -119,10 +119,15 @@ static void wfs_stream_continue(struct wfs_streams *s, struct wfs_stream *st, __
 	st->next = end;
 }
 
-/* Is a part of what was read ahead used up that is worth a READ? */
+/* Of a window, when so much is left of it or less, what is missing is worth a READ. */
+static __u64 wfs_stream_left(const struct wfs_stream *st, const struct wfs_ra_limits *lim)
+{
+	return st->window - max(st->window / PARTS, min(st->window / 2, lim->full / 2));
+}
+
 static bool wfs_stream_due(const struct wfs_stream *st, const struct wfs_ra_limits *lim)
 {
-	__u64 left = st->window - max(st->window / PARTS, min(st->window / 2, lim->full / 2));
+	__u64 left = wfs_stream_left(st, lim);
 
 	switch (st->pattern) {
 	case WFS_PATTERN_FORWARD:
@@ -238,7 +243,9 @@ bool wfs_stream_access(struct wfs_streams *s, __u64 first, __u32 pages, enum wfs
 		return false;
 	wfs_stream_grow(st, pages, how, waits, wfs_stream_due(st, lim), lim);
 	wants = wfs_stream_wants(st, lim, ahead);
-	if (st->pattern == WFS_PATTERN_FORWARD)
+	if (st->pattern == WFS_PATTERN_FORWARD) {
 		ahead->asked = st->ahead;
+		ahead->quiet = st->ahead - min(st->ahead, wfs_stream_left(st, lim));
+	}
 	return wants;
 }

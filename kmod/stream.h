@@ -85,6 +85,8 @@ struct wfs_streams {
  * @count: pieces
  * @stride: pages from one piece's beginning to the next one's
  * @asked: what comes before this page of a FORWARD stream was asked for, this time or earlier; else 0
+ * @quiet: the stream needs to hear of no access that goes on with this one and ends before this page, unless it waits; 0
+ *	if of each
  */
 struct wfs_ahead {
 	__u64	start;
@@ -92,6 +94,7 @@ struct wfs_ahead {
 	__u32	count;
 	__s64	stride;
 	__u64	asked;
+	__u64	quiet;
 };
 
 /**

@@ -31,6 +31,8 @@ struct play {
 	unsigned int now, delay;	/* time, in accesses; how much of it passes until a page is there */
 	unsigned int waits;		/* accesses that found their page not there */
 	unsigned long read;		/* pages asked for */
+	__u64 heard, quiet;		/* reads between them, if they are there, the streams do not hear of */
+	unsigned int calls;		/* of wfs_stream_access() */
 };
 
 static void play_begin(struct play *p, unsigned int delay)
@@ -64,13 +66,18 @@ static void play_access(struct play *p, __u64 first, unsigned int pages, enum wf
 	struct wfs_ahead ahead;
 
 	p->now++;
+	if (!waits && how == WFS_ACCESS_READ && first >= p->heard && first + pages < p->quiet)
+		return;
 	p->waits += waits;
+	p->calls++;
 	if (wfs_stream_access(&p->streams, first, pages, how, waits, &p->lim, &ahead)) {
 		__s64 start = ahead.start;
 
 		for (unsigned int i = 0; i < ahead.count && start >= 0; i++, start += ahead.stride)
 			ask(p, start, ahead.pages);
 	}
+	p->heard = first;
+	p->quiet = ahead.quiet;
 	ask(p, first, pages);
 	/* whoever waits lets time pass for all that is on its way */
 	for (unsigned int i = 0; i < pages; i++)
@@ -110,6 +117,17 @@ TEST(sequential_reads_wait_only_at_the_beginning)
 		play_access(&p, i, 1, WFS_ACCESS_READ);
 	EXPECT_LE(p.waits, 10);
 	EXPECT_LE(p.read, 20000ul + MAX_PAGES);
+}
+
+TEST(small_reads_are_not_told_of)
+{
+	struct play p;
+
+	play_begin(&p, 50);
+	for (unsigned int i = 0; i < 20000; i++)
+		play_access(&p, i, 1, WFS_ACCESS_READ);
+	/* one for each READ, and a few while the window grows */
+	EXPECT_LE(p.calls, 20000 / (FULL_PAGES / 4) + 50);
 }
 
 TEST(sequential_reads_from_the_middle)
