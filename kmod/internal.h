@@ -772,6 +772,7 @@ struct wfs_ra_todo {
  * @todo: what is to be read by @work, while whoever found out about it goes on
  * @nr_todo: ranges of it
  * @work: reads them
+ * @closed: the file is released, which waits for @work: nobody needs what is left
  * @file: the file, which cancels @work when it is released
  */
 struct wfs_ra {
@@ -782,6 +783,7 @@ struct wfs_ra {
 	struct wfs_ra_todo	todo[WFS_RA_TODO];
 	unsigned int		nr_todo;
 	struct work_struct	work;
+	bool			closed;
 	struct file		*file;
 };
 

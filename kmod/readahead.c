@@ -10,6 +10,7 @@
  * Of a mapping, accesses that find their pages in the page table are not seen.  So all pages that are there are mapped
  * at once, for as far as one page table goes, and what was mapped counts as accessed.
  */
+#include <linux/memcontrol.h>
 #include <linux/sched/mm.h>
 
 #include "internal.h"
@@ -19,6 +20,7 @@
 #define WFS_RA_AROUND	(SZ_64K >> PAGE_SHIFT)	/* what a fault reads with the page that it wants */
 #define WFS_RA_LOOK	NSEC_PER_MSEC		/* the account is brought up to date so often */
 #define WFS_RA_COME	4096			/* pages at a time that are looked at for having been read ahead */
+#define WFS_RA_PIECE	(SZ_2M >> PAGE_SHIFT)	/* after which who reads ahead sees that the file is closed */
 
 static bool wfs_has_page(struct address_space *mapping, pgoff_t index, bool uptodate)
 {
@@ -158,10 +160,15 @@ static void wfs_fill_ahead(struct file *file, const struct wfs_ahead *ahead, pgo
 {
 	const struct wfs_file *wf = file->private_data;
 	s64 start = ahead->start;
-	u32 i;
+	u32 i, done, pages;
 
 	for (i = 0; i < ahead->count && start >= 0; i++, start += ahead->stride)
-		wfs_fill(file->f_mapping, &wf->io, wf->cred, start, ahead->pages, start < wanted ? wanted : 0);
+		for (done = 0; done < ahead->pages && !READ_ONCE(wf->ra.closed); done += pages) {
+			pages = min(ahead->pages - done, (u32)WFS_RA_PIECE);
+			if (wfs_fill(file->f_mapping, &wf->io, wf->cred, start + done, pages,
+				     start + done < wanted ? wanted : 0) < start + done + pages)
+				break;
+		}
 }
 
 /* Pages that a stream of a file may be read ahead, as its user has it. */
@@ -287,6 +294,17 @@ static bool wfs_ra_later(struct wfs_ra *ra, const struct wfs_ahead *ahead)
 	return room;
 }
 
+/* Somebody wants all of that. */
+static void wfs_ra_come(struct address_space *mapping, pgoff_t first, pgoff_t last)
+{
+	pgoff_t i;
+
+	for (i = first; i <= last; i += WFS_RA_COME) {
+		wfs_unread_come(mapping, i, min(last, i + WFS_RA_COME - 1), false);
+		cond_resched();
+	}
+}
+
 /**
  * wfs_ra_read - a file is about to be read
  * @file: the file
@@ -301,8 +319,8 @@ void wfs_ra_read(struct file *file, loff_t pos, size_t len)
 	struct wfs_ra *ra = &((struct wfs_file *)file->private_data)->ra;
 	loff_t size = i_size_read(mapping->host);
 	struct wfs_ahead ahead;
-	pgoff_t first, last, asked, i;
-	bool there, wants;
+	pgoff_t first, last, asked;
+	bool there, wants, later;
 
 	if (!len || pos < 0 || pos >= size)
 		return;
@@ -313,15 +331,14 @@ void wfs_ra_read(struct file *file, loff_t pos, size_t len)
 	if (wfs_ra_quiet(file, first, last))
 		return;
 	there = wfs_has_page(mapping, last, true);
-	if (!there && READ_ONCE(ra->nr_todo))
-		wfs_ra_run(ra);
-	for (i = first; i <= last; i += WFS_RA_COME) {
-		wfs_unread_come(mapping, i, min(last, i + WFS_RA_COME - 1), false);
-		cond_resched();
-	}
+	wfs_ra_come(mapping, first, last);
 	wants = wfs_ra_access(file, first, last - first + 1, WFS_ACCESS_READ, !there, &ahead);
 	asked = there ? 0 : ahead.asked;
-	if (wants && !(there && wfs_ra_later(ra, &ahead))) {
+	if (asked > first && READ_ONCE(ra->nr_todo))
+		wfs_ra_run(ra);
+	/* what is read ahead may begin with what is wanted */
+	later = wants && there && (ahead.start > last || ahead.start < first) && wfs_ra_later(ra, &ahead);
+	if (wants && !later) {
 		/* what is wanted goes first, unless it is the beginning of what is read ahead */
 		if (ahead.start > first)
 			wfs_fill_wanted(file, first, min(last + 1, (pgoff_t)ahead.start) - first,
@@ -332,6 +349,9 @@ void wfs_ra_read(struct file *file, loff_t pos, size_t len)
 	} else if (!there || (first != last && !wfs_has_page(mapping, first, false))) {
 		wfs_fill_wanted(file, first, last - first + 1, asked);
 	}
+	/* what the work item has put there meanwhile */
+	if (!there)
+		wfs_ra_come(mapping, first, last);
 }
 
 /**
@@ -382,19 +402,21 @@ vm_fault_t wfs_ra_fault(struct vm_fault *vmf)
 	struct wfs_ra *ra = &((struct wfs_file *)file->private_data)->ra;
 	struct wfs_ahead ahead;
 	pgoff_t first = vmf->pgoff;
+	bool wants;
 
 	wfs_ra_touch(file_inode(file));
 	if (vmf->flags & FAULT_FLAG_TRIED)
 		goto out;
 	if (wfs_has_page(file->f_mapping, first, true))
 		goto out;
-	if (READ_ONCE(ra->nr_todo))
-		wfs_ra_run(ra);
 	if (vma->vm_flags & VM_RAND_READ) {
 		wfs_fill_wanted(file, first, 1, 0);
 		goto out;
 	}
-	if (wfs_ra_access(file, first, 1, WFS_ACCESS_FAULT, true, &ahead))
+	wants = wfs_ra_access(file, first, 1, WFS_ACCESS_FAULT, true, &ahead);
+	if (ahead.asked > first && READ_ONCE(ra->nr_todo))
+		wfs_ra_run(ra);
+	if (wants)
 		wfs_fill_ahead(file, &ahead, ahead.start == first ? first + 1 : 0);
 	/* what lies before it too: a table of contents, the end of the last tensor */
 	first = max(round_down(first, WFS_RA_AROUND), vma->vm_pgoff);
@@ -418,6 +440,7 @@ void wfs_ra_end(struct wfs_ra *ra)
 {
 	unsigned int i;
 
+	WRITE_ONCE(ra->closed, true);
 	cancel_work_sync(&ra->work);
 	for (i = 0; i < ra->nr_todo; i++)
 		mem_cgroup_put(ra->todo[i].memcg);

@@ -101,6 +101,16 @@ static struct wfs_stream *wfs_stream_begin(struct wfs_streams *s, __u64 first, _
 	return st;
 }
 
+/* See wfs_ahead.asked.  Who comes to the same place again does not go on: it has left memory since. */
+static __u64 wfs_stream_asked(const struct wfs_stream *st, __u64 first, __u32 pages)
+{
+	if (st->pattern == WFS_PATTERN_FORWARD && first > st->first && first < st->ahead)
+		return st->ahead;
+	if (st->pattern == WFS_PATTERN_BACKWARD && first < st->first && first >= st->ahead)
+		return first + pages;
+	return 0;
+}
+
 static void wfs_stream_continue(struct wfs_streams *s, struct wfs_stream *st, __u64 first, __u64 end)
 {
 	if (st->stray || st->pattern == WFS_PATTERN_ONCE)
@@ -225,6 +235,7 @@ bool wfs_stream_access(struct wfs_streams *s, __u64 first, __u32 pages, enum wfs
 		       const struct wfs_ra_limits *lim, struct wfs_ahead *ahead)
 {
 	struct wfs_stream *st;
+	__u64 asked = 0;
 	bool wants;
 
 	*ahead = (struct wfs_ahead){ };
@@ -233,6 +244,7 @@ bool wfs_stream_access(struct wfs_streams *s, __u64 first, __u32 pages, enum wfs
 		if (wfs_stream_continues(st, first, first + pages, how))
 			break;
 	if (st < s->stream + WFS_STREAMS) {
+		asked = wfs_stream_asked(st, first, pages);
 		wfs_stream_continue(s, st, first, first + pages);
 	} else {
 		st = wfs_stream_begin(s, first, pages, how, lim);
@@ -243,9 +255,8 @@ bool wfs_stream_access(struct wfs_streams *s, __u64 first, __u32 pages, enum wfs
 		return false;
 	wfs_stream_grow(st, pages, how, waits, wfs_stream_due(st, lim), lim);
 	wants = wfs_stream_wants(st, lim, ahead);
-	if (st->pattern == WFS_PATTERN_FORWARD) {
-		ahead->asked = st->ahead;
+	ahead->asked = asked;
+	if (st->pattern == WFS_PATTERN_FORWARD)
 		ahead->quiet = st->ahead - min(st->ahead, wfs_stream_left(st, lim));
-	}
 	return wants;
 }

@@ -84,7 +84,7 @@ struct wfs_streams {
  * @pages: pages of a piece
  * @count: pieces
  * @stride: pages from one piece's beginning to the next one's
- * @asked: what comes before this page of a FORWARD stream was asked for, this time or earlier; else 0
+ * @asked: what lies from the access on before this page was asked for already, by an access before it; else 0
  * @quiet: the stream needs to hear of no access that goes on with this one and ends before this page, unless it waits; 0
  *	if of each
  */

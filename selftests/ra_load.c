@@ -189,6 +189,31 @@ TEST_F(dir, what_leaves_memory_unread_is_wasted)
 	close(fd);
 }
 
+/* What is read and is not there in the middle is wanted: it is nothing for later. */
+TEST_F(dir, a_hole_in_what_is_read_is_not_read_ahead)
+{
+	static unsigned char buf[MIB];
+	int fd;
+
+	OK(options("readahead_mem=512"));
+	OK(options("readahead=off"));
+	OK(fd = big_file(self->server));
+	ASSERT_EQ(44 * 1024, pread_all(fd, buf, 44 * 1024, 0));
+	ASSERT_EQ(224 * 1024, pread_all(fd, buf, 224 * 1024, 800 * 1024));
+	EXPECT_EQ(67, cached(fd));
+	EXPECT_EQ(0, value("unread"));
+	close(fd);
+	OK(options("readahead=adaptive"));
+	OK(fd = open("big", O_RDONLY));
+	ASSERT_EQ(MIB, pread_all(fd, buf, MIB, 0));
+	for (int i = 0; i < MIB; i += CHUNK)
+		ASSERT_EQ(-1, mismatch(buf + i, CHUNK, 0, 1));
+	ASSERT_TRUE(becomes("ahead_in_flight", 0, 0));
+	EXPECT_GT(value("unread"), 0);
+	EXPECT_EQ((cached(fd) - 256) * 4096, value("unread"));
+	close(fd);
+}
+
 TEST_F_TIMEOUT(dir, advice_reads_all_of_a_range_and_goes_on_when_the_file_is_closed, 60)
 {
 	long before;
