@@ -627,10 +627,13 @@ static int read_size(struct op_ctx *op, struct file *file)
 	const struct request *rq = op->rq;
 	uint32_t len = rq->count;
 	struct stat st;
-	bool there = false;
+	bool there;
 
-	if (len > READ_COPY)
-		there = cold_has(op->cred, file->fd, rq->offset, len);
+	op->rep->data_len = len;
+	/* It is read at once, and that tells how much there is. */
+	if (len <= READ_COPY)
+		return 0;
+	there = cold_has(op->cred, file->fd, rq->offset, len);
 	if (!there) {
 		if (fstat(file->fd, &st))
 			return -errno;
