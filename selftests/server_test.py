@@ -1389,6 +1389,16 @@ def mover_splice(s):
     mover_test(s)
 
 
+@test()
+def reads_at_the_end(s):
+    c = conn(s)
+    f = c.create(c.root, "f")
+    c.write(f.io, 0, b"x" * 100000)
+    for count in (1, 4096, 16384, 16385, 65536, 1 << 20):
+        for at in (0, 90000, 99999, 100000, 100001, 1 << 40):
+            check(c.read(f.io, at, count), b"x" * max(0, min(count, 100000 - at)))
+
+
 @test(args=["--mover", "read"])
 def mover_read(s):
     mover_test(s)

@@ -629,10 +629,11 @@ static int read_size(struct op_ctx *op, struct file *file)
 	struct stat st;
 	bool there;
 
-	op->rep->data_len = len;
 	/* It is read at once, and that tells how much there is. */
-	if (len <= READ_COPY)
+	if (len <= READ_COPY) {
+		op->rep->data_len = len;
 		return 0;
+	}
 	there = cold_has(op->cred, file->fd, rq->offset, len);
 	if (!there) {
 		if (fstat(file->fd, &st))
