@@ -770,9 +770,9 @@ struct wfs_ra_todo {
  *	@lock: when they do not go together, a read is told of for nothing, or another one asks for what comes next.
  * @quiet: see @heard
  * @todo: what is to be read by @work, while whoever found out about it goes on
- * @nr_todo: ranges of it
+ * @nr_todo: ranges of it; read also without @lock, by who can do with an old value
  * @work: reads them
- * @closed: the file is released, which waits for @work: nobody needs what is left
+ * @closed: the file is released, which waits for @work: nobody needs what is left.  Without @lock: it is set once.
  * @file: the file, which cancels @work when it is released
  */
 struct wfs_ra {
@@ -869,6 +869,7 @@ void wfs_unread_undo(struct inode *inode, struct folio *folio);
 void wfs_unread_used(struct folio *folio);
 void wfs_unread_wasted(struct folio *folio);
 void wfs_unread_come(struct address_space *mapping, pgoff_t first, pgoff_t last, bool there);
+void wfs_unread_come_all(struct address_space *mapping, pgoff_t first, pgoff_t end);
 void wfs_unread_short(struct wfs_session *sess);
 
 /* Bytes that readahead may hold. */

@@ -19,7 +19,6 @@
 #define WFS_RA_ORDER	6			/* of folios: the later ones of 256 KiB need not wait for longer ones */
 #define WFS_RA_AROUND	(SZ_64K >> PAGE_SHIFT)	/* what a fault reads with the page that it wants */
 #define WFS_RA_LOOK	NSEC_PER_MSEC		/* the account is brought up to date so often */
-#define WFS_RA_COME	4096			/* pages at a time that are looked at for having been read ahead */
 #define WFS_RA_PIECE	(SZ_2M >> PAGE_SHIFT)	/* after which who reads ahead sees that the file is closed */
 
 static bool wfs_has_page(struct address_space *mapping, pgoff_t index, bool uptodate)
@@ -162,13 +161,14 @@ static void wfs_fill_ahead(struct file *file, const struct wfs_ahead *ahead, pgo
 	s64 start = ahead->start;
 	u32 i, done, pages;
 
-	for (i = 0; i < ahead->count && start >= 0; i++, start += ahead->stride)
+	for (i = 0; i < ahead->count && start >= 0; i++, start += ahead->stride) {
 		for (done = 0; done < ahead->pages && !READ_ONCE(wf->ra.closed); done += pages) {
 			pages = min(ahead->pages - done, (u32)WFS_RA_PIECE);
 			if (wfs_fill(file->f_mapping, &wf->io, wf->cred, start + done, pages,
 				     start + done < wanted ? wanted : 0) < start + done + pages)
 				break;
 		}
+	}
 }
 
 /* Pages that a stream of a file may be read ahead, as its user has it. */
@@ -256,7 +256,7 @@ static void wfs_ra_run(struct wfs_ra *ra)
 	spin_lock(&ra->lock);
 	nr = ra->nr_todo;
 	memcpy(todo, ra->todo, sizeof(todo));
-	ra->nr_todo = 0;
+	WRITE_ONCE(ra->nr_todo, 0);
 	spin_unlock(&ra->lock);
 	for (i = 0; i < nr; i++) {
 		memcg = set_active_memcg(todo[i].memcg);
@@ -284,25 +284,16 @@ static bool wfs_ra_later(struct wfs_ra *ra, const struct wfs_ahead *ahead)
 
 	spin_lock(&ra->lock);
 	room = ra->nr_todo < WFS_RA_TODO;
-	if (room)
-		ra->todo[ra->nr_todo++] = (struct wfs_ra_todo){ *ahead, memcg };
+	if (room) {
+		ra->todo[ra->nr_todo] = (struct wfs_ra_todo){ *ahead, memcg };
+		WRITE_ONCE(ra->nr_todo, ra->nr_todo + 1);
+	}
 	spin_unlock(&ra->lock);
 	if (room)
 		queue_work(wfs_dio_wq, &ra->work);
 	else
 		mem_cgroup_put(memcg);
 	return room;
-}
-
-/* Somebody wants all of that. */
-static void wfs_ra_come(struct address_space *mapping, pgoff_t first, pgoff_t last)
-{
-	pgoff_t i;
-
-	for (i = first; i <= last; i += WFS_RA_COME) {
-		wfs_unread_come(mapping, i, min(last, i + WFS_RA_COME - 1), false);
-		cond_resched();
-	}
 }
 
 /**
@@ -331,7 +322,7 @@ void wfs_ra_read(struct file *file, loff_t pos, size_t len)
 	if (wfs_ra_quiet(file, first, last))
 		return;
 	there = wfs_has_page(mapping, last, true);
-	wfs_ra_come(mapping, first, last);
+	wfs_unread_come_all(mapping, first, last + 1);
 	wants = wfs_ra_access(file, first, last - first + 1, WFS_ACCESS_READ, !there, &ahead);
 	asked = there ? 0 : ahead.asked;
 	if (asked > first && READ_ONCE(ra->nr_todo))
@@ -351,7 +342,7 @@ void wfs_ra_read(struct file *file, loff_t pos, size_t len)
 	}
 	/* what the work item has put there meanwhile */
 	if (!there)
-		wfs_ra_come(mapping, first, last);
+		wfs_unread_come_all(mapping, first, last + 1);
 }
 
 /**

@@ -112,17 +112,27 @@ void wfs_unread_come(struct address_space *mapping, pgoff_t first, pgoff_t last,
 	rcu_read_unlock();
 }
 
+/**
+ * wfs_unread_come_all - somebody comes for a range of any length, there or on its way
+ * @mapping: the file's
+ * @first: first page
+ * @end: page behind the last one
+ */
+void wfs_unread_come_all(struct address_space *mapping, pgoff_t first, pgoff_t end)
+{
+	for (; first < end && atomic_long_read(&WFS_I(mapping->host)->unread); first += WFS_UNREAD_CHUNK) {
+		wfs_unread_come(mapping, first, min(end, first + WFS_UNREAD_CHUNK) - 1, false);
+		cond_resched();
+	}
+}
+
 /* Nobody comes for what was read ahead of @inode: it is as any other page of the page cache from now on. */
 static void wfs_unread_forget(struct inode *inode)
 {
 	struct wfs_session *sess = wfs_sess(inode->i_sb);
-	pgoff_t first, pages = DIV_ROUND_UP_ULL(i_size_read(inode), PAGE_SIZE);
 	long before = atomic_long_read(&WFS_I(inode)->unread);
 
-	for (first = 0; first < pages && atomic_long_read(&WFS_I(inode)->unread); first += WFS_UNREAD_CHUNK) {
-		wfs_unread_come(inode->i_mapping, first, first + WFS_UNREAD_CHUNK - 1, false);
-		cond_resched();
-	}
+	wfs_unread_come_all(inode->i_mapping, 0, DIV_ROUND_UP_ULL(i_size_read(inode), PAGE_SIZE));
 	this_cpu_add(sess->stats->load.wasted, max(before - atomic_long_read(&WFS_I(inode)->unread), 0l));
 }
 
