@@ -71,6 +71,7 @@ int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh 
 	wf->can_read = can_read;
 	wfs_ra_init(&wf->ra, file);
 	file->private_data = wf;
+	atomic_inc(&wi->opens);
 	if (file->f_mode & FMODE_WRITE) {
 		/* the right outlives the open file, so writeback may use it later */
 		spin_lock(&wi->lock);
@@ -81,6 +82,21 @@ int wfs_file_attach(struct inode *inode, struct file *file, const struct wfs_fh 
 		if (old)
 			put_cred(old);
 	}
+	return 0;
+}
+
+static int wfs_release(struct inode *inode, struct file *file)
+{
+	struct wfs_file *wf = file->private_data;
+
+	/* there is none when wfs_atomic_open() failed late */
+	if (!wf)
+		return 0;
+	wfs_ra_end(&wf->ra);
+	atomic_dec(&WFS_I(inode)->opens);
+	wfs_send_close(wfs_sess(inode->i_sb), wf->hold, wf->cred);
+	put_cred(wf->cred);
+	kfree(wf);
 	return 0;
 }
 
@@ -111,28 +127,9 @@ static int wfs_open(struct inode *inode, struct file *file)
 		return err;
 	/* close-to-open: see what was closed before */
 	err = wfs_revalidate_mapping(inode);
-	if (err) {
-		struct wfs_file *wf = file->private_data;
-
-		wfs_send_close(wfs_sess(inode->i_sb), hold, wf->cred);
-		put_cred(wf->cred);
-		kfree(wf);
-	}
+	if (err)
+		wfs_release(inode, file);
 	return err;
-}
-
-static int wfs_release(struct inode *inode, struct file *file)
-{
-	struct wfs_file *wf = file->private_data;
-
-	/* there is none when wfs_atomic_open() failed late */
-	if (!wf)
-		return 0;
-	wfs_ra_end(&wf->ra);
-	wfs_send_close(wfs_sess(inode->i_sb), wf->hold, wf->cred);
-	put_cred(wf->cred);
-	kfree(wf);
-	return 0;
 }
 
 /* What writing has failed with since this file was last told.  Lost data may be forgotten then. */

@@ -56,6 +56,7 @@ struct inode *wfs_alloc_inode(struct super_block *sb)
 	wi->access_cred = NULL;
 	wi->dir_gen = atomic_long_inc_return(&wfs_gen);
 	atomic_set(&wi->readdirs, 0);
+	atomic_set(&wi->opens, 0);
 	wi->used = 0;
 	atomic_long_set(&wi->unread, 0);
 	wi->ra_time = jiffies;

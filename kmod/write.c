@@ -348,6 +348,15 @@ static void wfs_write_failed(struct inode *inode, const struct wfs_req *req, int
 	wfs_changed_unseen(inode, req);
 }
 
+/*
+ * A WRITE may come to the server behind the CLOSE of who was killed before he could wait for it.  When that was the last one of a
+ * deleted file, what the WRITE brings is not missed.
+ */
+static bool wfs_nobody_reads(struct inode *inode, int err)
+{
+	return err == -ESTALE && !inode->i_nlink && !atomic_read(&WFS_I(inode)->opens);
+}
+
 static void wfs_writeback_done(struct wfs_req *req)
 {
 	struct address_space *mapping = req->private;
@@ -355,9 +364,9 @@ static void wfs_writeback_done(struct wfs_req *req)
 	struct wfs_session *sess = req->sess;
 	unsigned int i;
 
-	if (req->error)
+	if (req->error && !wfs_nobody_reads(mapping->host, req->error))
 		wfs_write_failed(mapping->host, req, req->error);
-	else
+	else if (!req->error)
 		wfs_wrote(mapping->host, (const struct wfs_write_rep *)req->rep, req->start);
 	spin_lock(&wi->lock);
 	/* of WRITEs that ran side by side nobody knows whose reply tells the last change */
