@@ -205,6 +205,9 @@ static ssize_t wfs_buffered_read(struct kiocb *iocb, struct iov_iter *to)
 		left -= step;
 		if (ret > 0)
 			done += ret;
+		/* what has been read is told now: no wakeup may come any more, as filemap_read() has it too */
+		if (done && (iocb->ki_flags & IOCB_WAITQ))
+			iocb->ki_flags |= IOCB_NOWAIT;
 		iov_iter_reexpand(to, left + iov_iter_count(to));
 	} while (left && ret == step);
 	return done ?: ret;

@@ -409,6 +409,45 @@ TEST_F(dir, io_uring_buffered_depth_64)
 }
 
 /* io_uring with buffers and a file that are registered. */
+/*
+ * A read that io_uring makes again because it could not be made at once (the attributes have expired) finds its first 8 MiB
+ * in the page cache and has to wait for the rest: that is a short read, and nobody waits any more.
+ */
+TEST_F(dir, io_uring_buffered_half_cached)
+{
+	const size_t len = 24 * MIB, cached = 8 * MIB;
+	char *buf = aligned(len);
+	struct io_uring_cqe *cqe;
+	struct io_uring ring;
+	int fd = open("f", O_RDWR | O_CREAT, 0644);
+
+	OK(fd);
+	OK(io_uring_queue_init(4, &ring, 0));
+	OK(posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM));
+	fill(buf, len, 0, 5);
+	for (int i = 0; i < 5; i++) {
+		size_t done = 0;
+
+		ASSERT_EQ(len, pwrite(fd, buf, len, 0));
+		OK(fsync(fd));
+		OK(posix_fadvise(fd, cached, 0, POSIX_FADV_DONTNEED));
+		sleep(2);	/* more than acregmax */
+		while (done < len) {
+			memset(buf, 0, len);
+			io_uring_prep_read(io_uring_get_sqe(&ring), fd, buf, len - done, done);
+			ASSERT_EQ(1, io_uring_submit(&ring));
+			OK(io_uring_wait_cqe(&ring, &cqe));
+			ASSERT_GT(cqe->res, 0);
+			ASSERT_EQ(-1, mismatch(buf, cqe->res, done, 5));
+			done += cqe->res;
+			io_uring_cqe_seen(&ring, cqe);
+		}
+		fill(buf, len, 0, 5);
+	}
+	io_uring_queue_exit(&ring);
+	OK(close(fd));
+}
+
 TEST_F(dir, io_uring_fixed)
 {
 	struct io_uring ring;
