@@ -1074,8 +1074,8 @@ void wfs_conn_close(struct wfs_conn *conn)
 	mod_delayed_work(wfs_wq, &conn->recover_work, 0);
 }
 
-/* Free a connection after wfs_conn_close(). */
-void wfs_conn_destroy(struct wfs_conn *conn)
+/* Wait until a connection has torn down after wfs_conn_close(), and does nothing any more. */
+void wfs_conn_stop(struct wfs_conn *conn)
 {
 	/* tears down; what broke the connection in the same moment may have queued it once more */
 	flush_delayed_work(&conn->recover_work);
@@ -1083,6 +1083,11 @@ void wfs_conn_destroy(struct wfs_conn *conn)
 	disable_delayed_work_sync(&conn->recover_work);
 	timer_shutdown_sync(&conn->send_timer);
 	WARN_ON_ONCE(conn->inflight);
+}
+
+/* Free a connection, when all of its session have stopped: until then they look at each other. */
+void wfs_conn_destroy(struct wfs_conn *conn)
+{
 	kfree(conn->slots);
 	bitmap_free(conn->slot_map);
 	kfree(conn);

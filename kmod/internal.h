@@ -326,6 +326,7 @@ void wfs_conn_start(struct wfs_conn *conn);
 void wfs_conn_abort(struct wfs_conn *conn);
 void wfs_conn_move_pending(struct wfs_conn *from, struct wfs_conn *to);
 void wfs_conn_close(struct wfs_conn *conn);
+void wfs_conn_stop(struct wfs_conn *conn);
 void wfs_conn_destroy(struct wfs_conn *conn);
 void wfs_conn_submit(struct wfs_conn *conn, struct wfs_req *req);
 void wfs_conn_break(struct wfs_conn *conn, int error);

@@ -311,6 +311,8 @@ void wfs_session_destroy(struct wfs_session *sess)
 		wfs_conn_close(sess->conns[i]);
 	cancel_delayed_work_sync(&sess->commit_work);
 	for (i = 0; i < sess->nr_conns; i++)
+		wfs_conn_stop(sess->conns[i]);
+	for (i = 0; i < sess->nr_conns; i++)
 		wfs_conn_destroy(sess->conns[i]);
 	wfs_holds_destroy(sess);
 	if (sess->id != UINT_MAX)
