@@ -25,6 +25,7 @@
 #define WATCH_IDLE	50		/* looks without anything seen until the watchdog sleeps */
 #define STOP_SECONDS	10
 #define POLL_FIRST	10000ull	/* nanoseconds */
+#define POLL_BYTES	(256u << 10)	/* a loop that has just moved so much does not poll */
 
 static struct loop *loops;
 static unsigned int nloops;
@@ -387,7 +388,8 @@ static void check_times(struct loop *l)
 
 /*
  * Wait for events.  To put an idle CPU to sleep and wake it costs more than many a request takes to come; so they are
- * looked for first, for as long as is worth while: as wfs_wait() of the client does it.
+ * looked for first, for as long as is worth while: as wfs_wait() of the client does it.  Not behind much data: who gets that
+ * is busy with it for longer, and perhaps on this CPU.
  */
 static int poll_events(struct loop *l, struct epoll_event *events)
 {
@@ -429,7 +431,9 @@ static void look_for_events(struct loop *l)
 		l->sleeping = true;
 		pthread_mutex_unlock(&l->lock);
 	}
-	n = timeout == -1 && cfg.poll ? poll_events(l, events) : epoll_wait(l->epfd, events, EVENTS, timeout);
+	n = timeout == -1 && cfg.poll && l->moved < POLL_BYTES ? poll_events(l, events) :
+							      epoll_wait(l->epfd, events, EVENTS, timeout);
+	l->moved /= 4;		/* an event may be followed by others of the same data */
 	if (timeout) {
 		pthread_mutex_lock(&l->lock);
 		l->sleeping = false;
@@ -456,6 +460,7 @@ static void loop_run(struct worker *w)
 			TAILQ_REMOVE(&l->runq, c, runq);
 			c->queued = false;
 			conn_turn(w, c);
+			l->moved += w->moved;
 		}
 	}
 	if (l->runner == w)
