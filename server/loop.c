@@ -419,6 +419,7 @@ static void look_for_events(struct loop *l)
 	struct conn *c;
 	int n, timeout;
 	uint64_t count;
+	bool poll;
 
 	/* All events that could refer to them have been seen. */
 	while ((c = LIST_FIRST(&l->dead))) {
@@ -427,13 +428,13 @@ static void look_for_events(struct loop *l)
 	}
 	timeout = !TAILQ_EMPTY(&l->runq) ? 0 : !TAILQ_EMPTY(&l->throttled) ? THROTTLE_MS :
 		  !TAILQ_EMPTY(&l->timed) ? 1000 : -1;
+	poll = timeout == -1 && cfg.poll && l->moved < POLL_BYTES;
+	l->moved /= 4;		/* an event may be followed by others of the same data */
 	if (timeout) {
 		l->sleeping = true;
 		pthread_mutex_unlock(&l->lock);
 	}
-	n = timeout == -1 && cfg.poll && l->moved < POLL_BYTES ? poll_events(l, events) :
-							      epoll_wait(l->epfd, events, EVENTS, timeout);
-	l->moved /= 4;		/* an event may be followed by others of the same data */
+	n = poll ? poll_events(l, events) : epoll_wait(l->epfd, events, EVENTS, timeout);
 	if (timeout) {
 		pthread_mutex_lock(&l->lock);
 		l->sleeping = false;
