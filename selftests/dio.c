@@ -408,7 +408,6 @@ TEST_F(dir, io_uring_buffered_depth_64)
 	deep(_metadata, true, 0);
 }
 
-/* io_uring with buffers and a file that are registered. */
 /*
  * A read that io_uring makes again because it could not be made at once (the attributes have expired) finds its first 8 MiB
  * in the page cache and has to wait for the rest: that is a short read, and nobody waits any more.
@@ -448,6 +447,7 @@ TEST_F(dir, io_uring_buffered_half_cached)
 	OK(close(fd));
 }
 
+/* io_uring with buffers and a file that are registered. */
 TEST_F(dir, io_uring_fixed)
 {
 	struct io_uring ring;
