@@ -624,7 +624,7 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @access_cred, @access_time, @access_mask: what the server said that this user may do (squashed root)
  * @dir_gen: directories: a dentry whose d_time differs has to be looked up again
  * @readdirs: directories: READDIRs that there were; wraps
- * @opens: files: open files of it, until their CLOSE is sent
+ * @opens: files: open files of it, until their CLOSE is sent; no lock
  * @used: @readdirs when one of its names was last looked up; no lock
  * @inval_mutex: held while the page cache is dropped
  * @range_sem: files: held for writing while the server changes a range or the size, for reading while a mapping makes a

@@ -422,6 +422,13 @@ requests()
 	awk -v op="$1" '$1 == op { n = $2 } END { print n + 0 }' "$(stats_dir)/ops"
 }
 
+# conn_sum COLUMN: of all its connections
+conn_sum()
+{
+	awk -v name="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == name) col = i; next }
+		{ s += $col } END { print s + 0 }' "$(stats_dir)/conns"
+}
+
 # setup [-f FSTYPE] [-o MOUNT OPTIONS] [SERVER ARGS]: everything, and what the C programs read
 setup()
 {

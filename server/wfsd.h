@@ -645,7 +645,7 @@ struct loop {
 	int			cpu;
 	int			epfd;
 	int			wakefd;		/* eventfd: ends epoll_wait */
-	uint64_t		moved;		/* bytes of files since it waited last */
+	uint64_t		moved;		/* bytes of files, those from before it waited last a quarter */
 	uint64_t		poll;		/* nanoseconds that the runner looks for events before it sleeps */
 	bool			sleeping;	/* the runner is in epoll_wait */
 	bool			stopping;
