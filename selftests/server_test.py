@@ -1543,6 +1543,30 @@ def connections_follow_their_packets(s):
         wire.remove()
 
 
+@test(args=["--threads", "2"])
+def a_client_here_and_its_loop_have_a_cpu_each(s):
+    home = os.sched_getaffinity(0)
+    if not {0, 1} <= home:
+        raise Skip("needs CPUs 0 and 1")
+
+    def loops(c):
+        for _ in range(10):
+            c.getattr(c.root)
+        return [counters(s, "loop %d" % i)["connections"] for i in (0, 1)]
+
+    try:
+        os.sched_setaffinity(0, {0})
+        first, second = conn(s), conn(s)
+        until(lambda: loops(first) == [1, 1], 20, "the one that is used leaves the client's CPU")
+        os.sched_setaffinity(0, {1})
+        until(lambda: loops(first) == [2, 0], 20, "it follows, to where only an idle one is")
+        os.sched_setaffinity(0, {0})
+        until(lambda: loops(first) == [1, 1], 20, "and goes back")
+        until(lambda: loops(second) == [0, 2], 20, "so does the other one when it is used alone")
+    finally:
+        os.sched_setaffinity(0, home)
+
+
 # ---- what is not in the page cache ----
 
 @contextlib.contextmanager

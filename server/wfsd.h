@@ -547,7 +547,8 @@ enum conn_state {
  * @stuck: those of them that did not come back soon, so that the loop went on without them
  * @reading: a thread in a call is in the middle of the input, nobody else may touch it
  * @sending: the same for the output
- * @cpu, @looked: the CPU of the loop that should have it, or -1; and when that was seen; loop_steer()
+ * @cpu, @looked: the CPU of the loop that should have it, or -1; and when that was seen, in ms; loop_look()
+ * @local: its packets come from this machine: no card has brought them
  * @in: bytes received and not yet used, only while there are some
  * @pay_left: bytes of payload that are to come for the request at @in_start; 0 when in no payload
  * @pay_verifier: WRITE: the verifier from before its first piece
@@ -569,7 +570,8 @@ struct conn {
 	LIST_ENTRY(conn)	all;
 	time_t			deadline;	/* while timed */
 	int			cpu;
-	time_t			looked;
+	bool			local;
+	uint64_t		looked;
 
 	struct session		*session;
 	unsigned int		index;
@@ -676,6 +678,7 @@ void loop_memory_short(void);
 void loop_conn_gone(struct loop *l);
 void loop_timed(struct conn *c, unsigned int seconds);
 void loop_untimed(struct conn *c);
+bool loop_look(struct conn *c);
 bool loop_steer(struct worker *w, struct conn *c);
 void loops_dump(void);
 
