@@ -12,8 +12,6 @@
 
 #include "internal.h"
 
-#define WFS_DIO_PIECE	((size_t)SZ_256K)	/* what a request is cut to for idle connections, at least */
-
 /**
  * enum wfs_dio_pages - what keeps the pages of a direct I/O
  * @WFS_DIO_BORROWED: the caller, who therefore has to wait: memory of the kernel's own
@@ -395,19 +393,8 @@ static int wfs_dio_submit(struct wfs_dio *dio, struct wfs_file *wf, struct iov_i
 	u32 max = dio->write ? sess->opt.wsize : sess->opt.rsize;
 	bool spread = dio->end > max;
 	loff_t pos = dio->pos;
-	unsigned int conns;
 	int err = 0;
 
-	/*
-	 * Who waits for it has nothing else on its way: several connections move it faster, and several CPUs of the server.
-	 * Not what makes the file longer: when its first part fails the second would be there nevertheless.
-	 */
-	if (!dio->iocb && !spread && dio->end >= 2 * WFS_DIO_PIECE &&
-	    (!dio->write || dio->pos + dio->end <= i_size_read(dio->inode))) {
-		conns = wfs_idle_conns(sess);
-		max = max(round_up(DIV_ROUND_UP(dio->end, conns), SZ_64K), WFS_DIO_PIECE);
-		spread = dio->end > max;
-	}
 	while (iov_iter_count(iter)) {
 		struct wfs_req *req;
 

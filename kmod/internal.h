@@ -548,7 +548,6 @@ void wfs_session_wait_held(struct wfs_session *sess);
 void wfs_session_destroy(struct wfs_session *sess);
 #define WFS_SPREAD_MIN	SZ_128K		/* bytes of a stream or WRITE that are left to one connection */
 
-unsigned int wfs_idle_conns(struct wfs_session *sess);
 void wfs_submit(struct wfs_req *req);
 void wfs_session_tally(struct wfs_session *sess, struct wfs_tally *t);
 

@@ -34,24 +34,6 @@ static struct wfs_conn *wfs_pick_conn(struct wfs_session *sess, unsigned int nth
 }
 
 /**
- * wfs_idle_conns - how many connections a large request of this CPU may be cut up for
- * @sess: the session
- *
- * Return: its own, and those that requests with @spread go to and that have nothing to do now.
- */
-unsigned int wfs_idle_conns(struct wfs_session *sess)
-{
-	unsigned int i, own = raw_smp_processor_id(), idle = 1;
-
-	for (i = 1; i < min(sess->nr_conns, (unsigned int)WFS_SPREAD); i++) {
-		const struct wfs_conn *conn = sess->conns[(own + i) % sess->nr_conns];
-
-		idle += READ_ONCE(conn->state) == WFS_CONN_READY && !READ_ONCE(conn->inflight);
-	}
-	return idle;
-}
-
-/**
  * wfs_submit - send a request on one of its session's connections
  * @req: the request, filled in, with @complete set
  */
