@@ -988,6 +988,7 @@ void conn_turn(struct worker *w, struct conn *c)
 	}
 	flush(w, c);
 	w->conn = NULL;
+	w->moving = c->state != CONN_DEAD && (c->pay_left || !TAILQ_EMPTY(&c->out));
 	if (c->state == CONN_DEAD)
 		return;
 

@@ -390,8 +390,7 @@ static void check_times(struct loop *l)
 
 /*
  * Wait for events.  To put an idle CPU to sleep and wake it costs more than many a request takes to come; so they are
- * looked for first, for as long as is worth while: as wfs_wait() of the client does it.  Not behind much data: who gets that
- * is busy with it for longer, and perhaps on this CPU.
+ * looked for first, for as long as is worth while: as wfs_wait() of the client does it.  Whoever else wants this CPU comes first.
  */
 static int poll_events(struct loop *l, struct epoll_event *events)
 {
@@ -402,6 +401,7 @@ static int poll_events(struct loop *l, struct epoll_event *events)
 		n = epoll_wait(l->epfd, events, EVENTS, 0);
 		if (n)
 			break;
+		sched_yield();
 		took = now_ns() - start;
 	}
 	if (!n) {
@@ -413,6 +413,20 @@ static int poll_events(struct loop *l, struct epoll_event *events)
 	else if (took > l->poll)
 		l->poll = MIN(MAX(2 * l->poll, POLL_FIRST), most);
 	return n;
+}
+
+/*
+ * May events come soon?  Not behind much data, nor in the middle of some: who gets or sends that is busy with it for longer, and
+ * perhaps on this CPU.
+ */
+static bool may_poll(struct loop *l)
+{
+	bool may = cfg.poll && !l->moving && l->moved < POLL_BYTES;
+
+	/* an event may be followed by others of the same data */
+	if (!l->moving)
+		l->moved /= 4;
+	return may;
 }
 
 static void look_for_events(struct loop *l)
@@ -430,8 +444,7 @@ static void look_for_events(struct loop *l)
 	}
 	timeout = !TAILQ_EMPTY(&l->runq) ? 0 : !TAILQ_EMPTY(&l->throttled) ? THROTTLE_MS :
 		  !TAILQ_EMPTY(&l->timed) ? 1000 : -1;
-	poll = timeout == -1 && cfg.poll && l->moved < POLL_BYTES;
-	l->moved /= 4;		/* an event may be followed by others of the same data */
+	poll = may_poll(l) && timeout == -1;
 	if (timeout) {
 		l->sleeping = true;
 		pthread_mutex_unlock(&l->lock);
@@ -464,6 +477,7 @@ static void loop_run(struct worker *w)
 			c->queued = false;
 			conn_turn(w, c);
 			l->moved += w->moved;
+			l->moving = w->moving;
 		}
 	}
 	if (l->runner == w)
