@@ -6,6 +6,7 @@
 #	make check			all tests, in a guest (T="read write": only these)
 #	make check-debug		the suite under KASAN, lockdep, kmemleak and injected failures (slow; T= too)
 #	make soak			kill -9 of the server, 1,000 times under a load (WFS_KILLS=)
+#	make check-movers		the suite with a server of each --mover but the default (MOVERS="splice uring": of these)
 #	make check-all			check, then the part of check-debug that fits CI's time
 #	make coverage			which lines of the module the last check-debug reached
 #	make fuzz			fuzz the parsers of both sides, FUZZ_SECONDS=600 in all
@@ -105,6 +106,14 @@ soak: deps guest-build
 check-debug: deps
 	tools/check --debug $(T)
 
+MOVERS ?= splice read mmap uring
+check-movers: deps guest-build
+	failed=; for mover in $(MOVERS); do \
+		export WFS_MOVER=$$mover WFS_OUT=$(CURDIR)/build/vm/$$mover; rm -rf $$WFS_OUT; mkdir -p $$WFS_OUT; \
+		selftests/run --host server_test && tools/vm --mem 5G --timeout 10800 --out $$WFS_OUT \
+			--log $$WFS_OUT/console.log -- env WFS_MOVER=$$mover WFS_OUT=/out selftests/run $(T) || failed="$$failed $$mover"; \
+	done; test -z "$$failed" || { echo "failed with --mover$$failed" >&2; exit 1; }
+
 check-all: deps
 	tools/check --all
 
@@ -127,5 +136,5 @@ clean:
 	rm -f wfs.ko wfs.o wfs.mod wfs.mod.[co] modules.order Module.symvers .*.cmd .*.o
 	rm -f kmod/*.o kmod/*.mod kmod/.*.cmd kmod/.*.d
 
-.PHONY: soak all module server san tools tests man install modules_install sparse deps guest-build check debug-build check-debug check-all \
+.PHONY: soak check-movers all module server san tools tests man install modules_install sparse deps guest-build check debug-build check-debug check-all \
 	coverage fuzz demo bench clean

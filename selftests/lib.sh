@@ -7,7 +7,7 @@
 #
 # selftests/run sets WFS_TOP, WFS_BUILD and WFS_OUT.  WFS_SLOW=N multiplies the time limits of within, wait_for and
 # program (and, by wfs_test.h, of C programs); limits of a test's own go through "slow".  With WFS_SHORT=1 loads are
-# to be short: see "reps".  With WFS_TEST_DIR set, setup mounts nothing and the
+# to be short: see "reps".  WFS_MOVER=NAME is the --mover of every server.  With WFS_TEST_DIR set, setup mounts nothing and the
 # test runs in that directory: so is a test itself tested.
 
 set -u
@@ -18,6 +18,11 @@ WFS_BUILD=${WFS_BUILD:-$WFS_TOP/build}
 WFS_OUT=${WFS_OUT:-$(mktemp -d)}
 WFS_KO=${WFS_KO:-$WFS_TOP/wfs.ko}
 WFSD=$WFS_BUILD/server/wfsd
+if [ -n "${WFS_MOVER:-}" ]; then
+	printf '#!/bin/sh\nexec %s --mover %s "$@"\n' "$WFSD" "$WFS_MOVER" >"$WFS_OUT/wfsd-$WFS_MOVER"
+	WFSD=$WFS_OUT/wfsd-$WFS_MOVER
+	chmod +x "$WFSD"
+fi
 PROGS=${WFS_PROGS:-$WFS_BUILD/selftests}
 NAME=$(basename "$0" .test)
 LOCAL=${WFS_TEST_DIR:-}

@@ -476,8 +476,10 @@ static void loop_run(struct worker *w)
 			TAILQ_REMOVE(&l->runq, c, runq);
 			c->queued = false;
 			conn_turn(w, c);
-			l->moved += w->moved;
-			l->moving = w->moving;
+			if (l->runner == w) {
+				l->moved += w->moved;
+				l->moving = w->moving;
+			}
 		}
 	}
 	if (l->runner == w)
@@ -513,7 +515,7 @@ static bool idle(const struct loop *l)
 	const struct conn *c;
 
 	LIST_FOREACH(c, &l->conns, all)
-		if (c->busy || !TAILQ_EMPTY(&c->out) || now < c->looked + STEER_IDLE_MS)
+		if (c->busy || c->pay_left || !TAILQ_EMPTY(&c->out) || now < c->looked + STEER_IDLE_MS)
 			return false;
 	return true;
 }
@@ -563,23 +565,25 @@ static void move(struct conn *c, struct loop *to)
 /**
  * loop_look - before a turn of a connection: see which CPU its packets arrive on
  *
- * Again and again, since interrupts are moved, cards learn, and the client's processes go from CPU to CPU.  Only while nothing
- * is to be sent: what came last is a request then, and no acknowledgement, which may come from elsewhere.
+ * Again and again, since interrupts are moved, cards learn, and the client's processes go from CPU to CPU.  What comes from this
+ * machine says something only when it is a request, for acknowledgements and what they let go come from where the server sends:
+ * so nothing may be half done, and two looks have to agree.
  *
  * Return: true if another loop should have the connection, see loop_steer().
  */
 bool loop_look(struct conn *c)
 {
+	int before = c->cpu;
 	uint64_t now;
 
-	if (!c->session || !TAILQ_EMPTY(&c->out))
+	if (!c->session || (c->local && (!c->readable || c->pay_left || !TAILQ_EMPTY(&c->out))))
 		return false;
 	now = now_ms();
 	if (now < c->looked + STEER_MS)
 		return false;
 	c->looked = now;
 	c->cpu = wanted_cpu(c);
-	return c->cpu >= 0 && c->cpu != c->loop->cpu;
+	return c->cpu >= 0 && c->cpu != c->loop->cpu && (!c->local || c->cpu == before);
 }
 
 /**

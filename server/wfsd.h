@@ -626,7 +626,7 @@ struct worker {
 	bool			has_pipe;
 	int			pipe[2];
 	size_t			moved;		/* bytes, in this turn of the connection */
-	bool			moving;		/* after it: in the middle of a WRITE's data or of replies */
+	bool			moving;		/* after it: in the middle of a payload or of replies */
 	bool			stuck;		/* counted in @conn->stuck */
 	struct loop		*next_loop;	/* these three: under pool_lock */
 	pthread_cond_t		wake;
@@ -648,7 +648,7 @@ struct loop {
 	int			cpu;
 	int			epfd;
 	int			wakefd;		/* eventfd: ends epoll_wait */
-	uint64_t		moved;		/* bytes of files, those from before it waited last a quarter */
+	uint64_t		moved;		/* bytes of files; a quarter each time that it waits, but in the middle of some */
 	bool			moving;		/* as the runner's, after its last turn */
 	uint64_t		poll;		/* nanoseconds that the runner looks for events before it sleeps */
 	bool			sleeping;	/* the runner is in epoll_wait */
