@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import itertools
 import mmap
 import os
@@ -1545,28 +1546,18 @@ def connections_follow_their_packets(s):
 
 
 @test(args=["--threads", "2"])
-def a_client_here_and_its_loop_have_a_cpu_each(s):
-    home = os.sched_getaffinity(0)
-    if not {0, 1} <= home:
-        raise Skip("needs CPUs 0 and 1")
+def loops_stay_on_their_node_only(s):
+    """Who is tied to one CPU can't give way to the client's process that is there."""
+    def cpus(path, name=""):
+        with open(path) as f:
+            text = re.search(r"^%s([\d,-]+)$" % name, f.read(), re.M).group(1)
+        return {cpu for part in text.split(",") for cpu in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)}
 
-    def loops(c):
-        for _ in range(10):
-            c.getattr(c.root)
-        return [counters(s, "loop %d" % i)["connections"] for i in (0, 1)]
-
-    try:
-        os.sched_setaffinity(0, {0})
-        first = conn(s)
-        until(lambda: loops(first) == [0, 1], 20, "it leaves the client's CPU")
-        os.sched_setaffinity(0, {1})
-        second = conn(s)
-        until(lambda: loops(first) == [2, 0], 20, "it follows, to where only an idle one is")
-        os.sched_setaffinity(0, {0})
-        until(lambda: loops(first) == [1, 1], 20, "and goes back")
-        until(lambda: loops(second) == [0, 2], 20, "so does the other one when it is used alone")
-    finally:
-        os.sched_setaffinity(0, home)
+    mine = os.sched_getaffinity(0)
+    nodes = [cpus(path) & mine for path in glob.glob("/sys/devices/system/node/node*/cpulist")] or [mine]
+    for task in os.listdir("/proc/%d/task" % s.proc.pid):
+        allowed = cpus("/proc/%d/task/%s/status" % (s.proc.pid, task), r"Cpus_allowed_list:\s*")
+        check(allowed in nodes + [mine], True)
 
 
 # ---- what is not in the page cache ----

@@ -232,7 +232,7 @@ static void *pool_main(void *arg)
 	/* A worker started this thread, when it was somebody, on its CPU. */
 	t->cred.uid = -1;
 	cred_root(&t->cred);
-	thread_pin(-1);
+	thread_near(-1);
 
 	pthread_mutex_lock(&pool_lock);
 	for (;;) {

@@ -970,7 +970,6 @@ static void linger(struct worker *w, struct conn *c)
 void conn_turn(struct worker *w, struct conn *c)
 {
 	enum step step = STEP_DONE;
-	bool steer = loop_look(c);
 
 	w->conn = c;
 	w->moved = 0;
@@ -1001,7 +1000,7 @@ void conn_turn(struct worker *w, struct conn *c)
 		linger(w, c);
 		return;
 	}
-	if (steer && loop_steer(w, c))
+	if (loop_steer(w, c))
 		return;
 	/*
 	 * Out of turn; or the loop's runner may have stopped at what this worker was at until now.

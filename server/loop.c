@@ -24,8 +24,6 @@
 #define WATCH_NS	2000000		/* a call may last for one to two of these */
 #define WATCH_IDLE	50		/* looks without anything seen until the watchdog sleeps */
 #define STOP_SECONDS	10
-#define STEER_MS	20		/* between two looks at the CPU of a connection */
-#define STEER_IDLE_MS	200		/* what has had no request for so long may be put together with others */
 #define POLL_FIRST	10000ull	/* nanoseconds */
 #define POLL_BYTES	(256u << 10)	/* a loop that has just moved so much does not poll */
 
@@ -69,7 +67,7 @@ static void *worker_main(void *arg)
 		pthread_mutex_unlock(&pool_lock);
 
 		if (cpu != w->loop->cpu)
-			thread_pin(cpu = w->loop->cpu);
+			thread_near(cpu = w->loop->cpu);
 		loop_run(w);
 
 		pthread_mutex_lock(&pool_lock);
@@ -489,52 +487,27 @@ static void loop_run(struct worker *w)
 
 /* ---- steering ---- */
 
-/*
- * The CPU of the loop that is to have a connection, or -1: that one where a network card brings its packets.  Packets from
- * this machine arrive where their sender runs, and that CPU is not to be shared with him, for one works while the other waits.
- */
-static int wanted_cpu(struct conn *c)
+/* The CPU where a network card brings the connection's packets; -1 if none does: those of this machine arrive where their sender runs. */
+static int packets_cpu(const struct conn *c)
 {
 	socklen_t len = sizeof(int);
 	int cpu = -1, napi = 0;
 
-	if (getsockopt(c->sock, SOL_SOCKET, SO_INCOMING_NAPI_ID, &napi, &len) ||
+	if (getsockopt(c->sock, SOL_SOCKET, SO_INCOMING_NAPI_ID, &napi, &len) || !napi ||
 	    getsockopt(c->sock, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &len))
 		return -1;
-	c->local = !napi;
-	if (napi)
-		return cpu;
-	if (cpu != c->loop->cpu || nloops == 1)
-		return -1;
-	return loops[(c->loop - loops + 1) % nloops].cpu;
-}
-
-static bool idle(const struct loop *l)
-{
-	uint64_t now = now_ms();
-	const struct conn *c;
-
-	LIST_FOREACH(c, &l->conns, all)
-		if (c->busy || c->pay_left || !TAILQ_EMPTY(&c->out) || now < c->looked + STEER_IDLE_MS)
-			return false;
-	return true;
+	return cpu;
 }
 
 /*
  * No loop gets more to do than the one that gives.  The last connection goes only when another will come in its place,
- * or with a card that has one queue all would be done on one CPU.  One from this machine may also go where nothing is
- * done: a single client that has moved to another CPU uses another connection, and the one before is idle.
+ * or with a card that has one queue all would be done on one CPU.
  */
-static bool may_move(const struct conn *moving, const struct loop *to)
+static bool may_move(const struct loop *from, const struct loop *to)
 {
-	const struct loop *from = moving->loop;
 	const struct conn *c;
 
-	if (from->stopping || to->stopping)
-		return false;
-	if (moving->local && idle(to))
-		return true;
-	if (to->nconns > from->nconns)
+	if (from->stopping || to->stopping || to->nconns > from->nconns)
 		return false;
 	if (from->nconns > 1)
 		return true;
@@ -563,47 +536,30 @@ static void move(struct conn *c, struct loop *to)
 }
 
 /**
- * loop_look - before a turn of a connection: see which CPU its packets arrive on
+ * loop_steer - after a turn of a connection: let the loop have it that is on the CPU where its packets arrive
  *
- * Again and again, since interrupts are moved, cards learn, and the client's processes go from CPU to CPU.  What comes from this
- * machine says something only when it is a request, for acknowledgements and what they let go come from where the server sends:
- * so nothing may be half done, and two looks have to agree.
- *
- * Return: true if another loop should have the connection, see loop_steer().
- */
-bool loop_look(struct conn *c)
-{
-	int before = c->cpu;
-	uint64_t now;
-
-	if (!c->session || (c->local && (!c->readable || c->pay_left || !TAILQ_EMPTY(&c->out))))
-		return false;
-	now = now_ms();
-	if (now < c->looked + STEER_MS)
-		return false;
-	c->looked = now;
-	c->cpu = wanted_cpu(c);
-	return c->cpu >= 0 && c->cpu != c->loop->cpu && (!c->local || c->cpu == before);
-}
-
-/**
- * loop_steer - after that turn: let the loop have it that is on the CPU where its packets arrive
- *
- * Nobody else may work for the connection.
+ * After HELLO, and then once a second, since interrupts are moved and cards learn.  Nobody else may work for the connection.
  *
  * Return: true if it was moved; the caller must not touch it any more.
  */
 bool loop_steer(struct worker *w, struct conn *c)
 {
 	struct loop *from = c->loop, *to = NULL;
+	time_t now = now_seconds();
 	bool moved;
 
+	if (c->looked == now || !c->session)
+		return false;
+	c->looked = now;
+	c->cpu = packets_cpu(c);
+	if (c->cpu == from->cpu)
+		return false;
 	for (unsigned int i = 0; i < nloops && !to; i++)
 		if (loops[i].cpu == c->cpu)
 			to = &loops[i];
 	if (!to || from->runner != w || c->busy || c->throttled || c->timed || pthread_mutex_trylock(&to->lock))
 		return false;
-	moved = may_move(c, to) && !conn_watch(c, to);
+	moved = may_move(from, to) && !conn_watch(c, to);
 	if (moved)
 		move(c, to);
 	pthread_mutex_unlock(&to->lock);

@@ -11,11 +11,39 @@
 #define IDLE_SECONDS	10
 
 static cpu_set_t cpus;		/* of the process; empty if that is not known */
+static unsigned short node_of[CPU_SETSIZE];	/* the NUMA node of each of them */
+
+static void run_on(const cpu_set_t *set)
+{
+	/* It is faster so, not wrong otherwise. */
+	sched_setaffinity(0, sizeof(*set), set);
+}
+
+static void run_on_one(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	run_on(&set);
+}
 
 void thread_init(void)
 {
-	if (sched_getaffinity(0, sizeof(cpus), &cpus))
+	unsigned int here, node;
+
+	if (sched_getaffinity(0, sizeof(cpus), &cpus)) {
 		CPU_ZERO(&cpus);
+		return;
+	}
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &cpus))
+			continue;
+		run_on_one(cpu);
+		if (!getcpu(&here, &node))
+			node_of[cpu] = node;
+	}
+	run_on(&cpus);
 }
 
 /**
@@ -37,17 +65,24 @@ int thread_start(void *(*fn)(void *), void *arg)
 	return err;
 }
 
-/* This thread runs on one CPU; on any that the process may use if @cpu is -1. */
-void thread_pin(int cpu)
+/**
+ * thread_near - let this thread begin on a CPU and stay on its NUMA node
+ * @cpu: the CPU; -1: any that the process may use
+ *
+ * Not on that CPU alone: it may be busy with something else, its client's process for instance, when another has nothing to do.
+ * While it is not, the scheduler leaves a thread where it is.
+ */
+void thread_near(int cpu)
 {
 	cpu_set_t set = cpus;
 
 	if (cpu >= 0) {
-		CPU_ZERO(&set);
-		CPU_SET(cpu, &set);
+		run_on_one(cpu);
+		for (int other = 0; other < CPU_SETSIZE; other++)
+			if (node_of[other] != node_of[cpu])
+				CPU_CLR(other, &set);
 	}
-	/* It is faster so, not wrong otherwise. */
-	sched_setaffinity(0, sizeof(set), &set);
+	run_on(&set);
 }
 
 /**

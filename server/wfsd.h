@@ -77,7 +77,7 @@ void notify_systemd(const char *state);
 
 void thread_init(void);
 int thread_start(void *(*fn)(void *), void *arg);
-void thread_pin(int cpu);
+void thread_near(int cpu);
 bool thread_idle(pthread_cond_t *wake, pthread_mutex_t *lock);
 
 /* ---- errno.c ---- */
@@ -547,8 +547,7 @@ enum conn_state {
  * @stuck: those of them that did not come back soon, so that the loop went on without them
  * @reading: a thread in a call is in the middle of the input, nobody else may touch it
  * @sending: the same for the output
- * @cpu, @looked: the CPU of the loop that should have it, or -1; and when that was seen, in ms; loop_look()
- * @local: its packets come from this machine: no card has brought them
+ * @cpu, @looked: the CPU where a card brings its packets, or -1; and when that was seen; loop_steer()
  * @in: bytes received and not yet used, only while there are some
  * @pay_left: bytes of payload that are to come for the request at @in_start; 0 when in no payload
  * @pay_verifier: WRITE: the verifier from before its first piece
@@ -570,8 +569,7 @@ struct conn {
 	LIST_ENTRY(conn)	all;
 	time_t			deadline;	/* while timed */
 	int			cpu;
-	bool			local;
-	uint64_t		looked;
+	time_t			looked;
 
 	struct session		*session;
 	unsigned int		index;
@@ -680,7 +678,6 @@ void loop_memory_short(void);
 void loop_conn_gone(struct loop *l);
 void loop_timed(struct conn *c, unsigned int seconds);
 void loop_untimed(struct conn *c);
-bool loop_look(struct conn *c);
 bool loop_steer(struct worker *w, struct conn *c);
 void loops_dump(void);
 
