@@ -229,7 +229,7 @@ static void *pool_main(void *arg)
 	struct pool_thread *t = arg;
 	struct job *job;
 
-	/* A worker started this thread, when it was somebody, on its CPU. */
+	/* A worker started this thread, when it was somebody, on its node. */
 	t->cred.uid = -1;
 	cred_root(&t->cred);
 	thread_near(-1);

@@ -4,46 +4,35 @@
  */
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
+#include <unistd.h>
 
 #include "wfsd.h"
 
 #define STACK_SIZE	(1u << 20)
 #define IDLE_SECONDS	10
+#define NODES_MAX	1024
 
 static cpu_set_t cpus;		/* of the process; empty if that is not known */
 static unsigned short node_of[CPU_SETSIZE];	/* the NUMA node of each of them */
 
-static void run_on(const cpu_set_t *set)
-{
-	/* It is faster so, not wrong otherwise. */
-	sched_setaffinity(0, sizeof(*set), set);
-}
-
-static void run_on_one(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	run_on(&set);
-}
-
 void thread_init(void)
 {
-	unsigned int here, node;
+	char path[64];
 
-	if (sched_getaffinity(0, sizeof(cpus), &cpus)) {
+	if (sched_getaffinity(0, sizeof(cpus), &cpus))
 		CPU_ZERO(&cpus);
+	/* a kernel without NUMA has no such directory: all are on one node then */
+	if (access("/sys/devices/system/node", F_OK))
 		return;
-	}
-	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, &cpus))
-			continue;
-		run_on_one(cpu);
-		if (!getcpu(&here, &node))
+	for (unsigned short cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		for (unsigned short node = 0; CPU_ISSET(cpu, &cpus) && node < NODES_MAX; node++) {
+			snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/cpu%u", node, cpu);
+			if (access(path, F_OK))
+				continue;
 			node_of[cpu] = node;
-	}
-	run_on(&cpus);
+			break;
+		}
 }
 
 /**
@@ -74,15 +63,18 @@ int thread_start(void *(*fn)(void *), void *arg)
  */
 void thread_near(int cpu)
 {
-	cpu_set_t set = cpus;
+	cpu_set_t set = cpus, one;
 
 	if (cpu >= 0) {
-		run_on_one(cpu);
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		sched_setaffinity(0, sizeof(one), &one);
 		for (int other = 0; other < CPU_SETSIZE; other++)
 			if (node_of[other] != node_of[cpu])
 				CPU_CLR(other, &set);
 	}
-	run_on(&set);
+	/* It is faster so, not wrong otherwise. */
+	sched_setaffinity(0, sizeof(set), &set);
 }
 
 /**
