@@ -1545,23 +1545,28 @@ def connections_follow_their_packets(s):
         wire.remove()
 
 
+def cpu_set(path, name=""):
+    """The CPUs, or nodes, that a file of the kernel's lists, in its line @name."""
+    with open(path) as f:
+        text = re.search(r"^%s([\d,-]+)$" % name, f.read(), re.M).group(1)
+    return {cpu for part in text.split(",") for cpu in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)}
+
+
+def threads_cpus(s):
+    """The CPUs that each of the server's threads may use; the main thread's first."""
+    tasks = "/proc/%d/task" % s.proc.pid
+    return [cpu_set("%s/%s/status" % (tasks, task), r"Cpus_allowed_list:\s*") for task in os.listdir(tasks)]
+
+
 @test(args=["--threads", "2"])
 def loops_stay_on_their_node_only(s):
     """Who is tied to one CPU can't give way to the client's process that is there."""
-    def cpus(path, name=""):
-        with open(path) as f:
-            text = re.search(r"^%s([\d,-]+)$" % name, f.read(), re.M).group(1)
-        return {cpu for part in text.split(",") for cpu in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)}
-
     mine = os.sched_getaffinity(0)
-    nodes = [cpus("/sys/devices/system/node/node%d/cpulist" % node) & mine
-             for path in glob.glob("/sys/devices/system/node/has_cpu") for node in cpus(path)] or [mine]
-
-    def allowed():
-        return [cpus(path, r"Cpus_allowed_list:\s*") for path in glob.glob("/proc/%d/task/*/status" % s.proc.pid)]
+    nodes = [cpu_set("/sys/devices/system/node/node%d/cpulist" % node) & mine
+             for path in glob.glob("/sys/devices/system/node/has_cpu") for node in cpu_set(path)] or [mine]
     # "serving" may be said before a thread has come so far
-    until(lambda: all(a in nodes + [mine] for a in allowed()), 10, "none on one CPU of several")
-    check(sum(a in nodes for a in allowed()) >= 2, True, "a loop's thread is on a node")
+    until(lambda: all(cpus in nodes + [mine] for cpus in threads_cpus(s)), 10, "none on one CPU of several")
+    check(sum(cpus in nodes for cpus in threads_cpus(s)) >= 2, True, "a loop's thread is on a node")
 
 
 # ---- what is not in the page cache ----
@@ -2774,11 +2779,8 @@ def idle_threads_idle(s):
 @test(fs="ext4", args=["--threads", "1"])
 def whoever_waits_for_the_disk_runs_anywhere(s):
     def free():
-        masks = []
-        for task in os.listdir("/proc/%d/task" % s.proc.pid):
-            with open("/proc/%d/task/%s/status" % (s.proc.pid, task)) as f:
-                masks.append(re.search("Cpus_allowed_list:\t(.*)", f.read()).group(1))
-        return masks.count(masks[0])
+        cpus = threads_cpus(s)
+        return cpus.count(cpus[0])
     if len(os.sched_getaffinity(0)) < 2:
         raise Skip("one CPU")
     c = conn(s)
