@@ -601,7 +601,8 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @inode: the VFS's
  * @fh: its handle, never changes
  * @flags: WFS_INO_*
- * @lock: protects what follows, and i_size against updates from the server while @writers is not 0
+ * @lock: protects @change to @access_mask but @write_error and @uncommitted, and who writes @dir_gen; also i_size against
+ *	updates from the server while @writers is not 0
  * @change: the change attribute that the page cache, or a directory's dentries, belong to
  * @racy: @change does not tell the next change from this one
  * @run: the run of our own changes that @change belongs to, or 0
@@ -617,11 +618,11 @@ static inline struct wfs_session *wfs_sess(const struct super_block *sb)
  * @btime: birth time, tv_nsec -1 when the export has none
  * @write_io: I/O handle with the right to write, for writeback; len 0 when there was none
  * @write_cred: who got it
- * @uncommitted: on wfs_session.uncommitted
+ * @uncommitted: on wfs_session.uncommitted, protected by its lock
  * @verifier: the server's when it took the data that is not committed
  * @uncommitted_seq: wfs_session.commit_seq when it took the last of it
  * @access_cred, @access_time, @access_mask: what the server said that this user may do (squashed root)
- * @dir_gen: directories: a dentry whose d_time differs has to be looked up again
+ * @dir_gen: directories: a dentry whose d_time differs has to be looked up again; read without a lock
  * @readdirs: directories: READDIRs that there were; wraps
  * @opens: files: open files of it, until their CLOSE is sent; no lock
  * @used: @readdirs when one of its names was last looked up; no lock
