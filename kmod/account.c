@@ -3,8 +3,9 @@
  * account.c - how busy a mount is: bytes on their way, the rate at which they arrive, readahead for nothing
  *
  * A link holds its rate times its delay; what is on its way beyond that waits in a queue, and who reads ahead then only
- * makes others wait.  So readahead has room as long as less than that, with something to spare, is on its way.  What
- * somebody waits for is never held back, and takes the room first: when that alone fills the link, readahead has stopped.
+ * makes others wait.  So readahead has room as long as less than that, with something to spare, is on its way.  A short
+ * queue is better than none, though: readers that find nothing ahead take turns on the CPUs more often.  What somebody
+ * waits for is never held back, and takes the room first: when that alone fills the link, readahead has stopped.
  */
 #ifdef __KERNEL__
 #include <linux/minmax.h>
@@ -17,7 +18,8 @@
 #define IDLE		2000000000ull	/* after so long there is no telling what the rate is */
 #define DELAY_PERIOD	10000000000ull	/* nanoseconds */
 #define DELAY_GROWTH	64		/* in which the least delay may grow by this part, should the way have become longer */
-#define GAIN		4		/* the budget, in terms of rate x delay */
+#define GAIN		4		/* what fills the link, in terms of rate x delay */
+#define QUEUE		100		/* milliseconds: what comes within them may be on its way in any case */
 #define WASTE		8		/* more than this part of what was read ahead is too much to be wasted */
 #define SHIFT_MAX	6
 
@@ -79,7 +81,8 @@ void wfs_account_update(struct wfs_account *a, const struct wfs_tally *t, __u64 
 		a->delay_time = now;
 	}
 	wfs_account_sample(a, t, now);
-	a->budget = max(a->floor, GAIN * (a->rate / 1000 * (a->delay / 1000) / 1000));
+	a->link = max(a->floor, GAIN * (a->rate / 1000 * (a->delay / 1000) / 1000));
+	a->budget = max(a->link, a->rate / 1000 * QUEUE);
 
 	if (a->state == WFS_AHEAD_OPEN && load > a->budget) {
 		a->state = WFS_AHEAD_BUSY;

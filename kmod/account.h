@@ -50,9 +50,10 @@ struct wfs_tally {
 
 /**
  * struct wfs_account - a mount's; all zero at the beginning but @floor
- * @floor: what @budget is at least, in bytes
+ * @floor: what @link is at least, in bytes
  * @state: see enum wfs_ahead_state
- * @budget: bytes that may be copied for what is on its way, see wfs_account_load(), until the link counts as full
+ * @link: bytes to be copied for what is on its way, see wfs_account_load(), that fill the link
+ * @budget: the same with a short queue behind them: above it the state is busy
  * @rate: bytes a second that arrive, smoothed: up fast, down slowly
  * @delay: nanoseconds that a READ takes when nothing else is on its way: the least that was seen
  * @shift: windows are halved so often, because of what was wasted
@@ -64,7 +65,7 @@ struct wfs_tally {
 struct wfs_account {
 	__u64			floor;
 	enum wfs_ahead_state	state;
-	__u64			budget;
+	__u64			link, budget;
 	__u64			rate;
 	__u64			delay;
 	__u32			shift;

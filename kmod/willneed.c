@@ -78,11 +78,12 @@ static u64 wfs_willneed_load(struct wfs_session *sess)
 static void wfs_willneed_work(struct work_struct *work)
 {
 	struct wfs_session *sess = container_of(work, struct wfs_session, willneed_work);
-	u64 budget = max(READ_ONCE(sess->account.budget), (u64)WFS_RA_FLOOR);
+	/* without a queue: nobody waits for it, and who opens the file meanwhile would wait behind it */
+	u64 link = max(READ_ONCE(sess->account.link), (u64)WFS_RA_FLOOR);
 	struct wfs_willneed *w;
 	bool more;
 
-	if (wfs_willneed_load(sess) > budget / 2)
+	if (wfs_willneed_load(sess) > link / 2)
 		return;
 	do {
 		spin_lock(&sess->willneed_lock);
@@ -102,7 +103,7 @@ static void wfs_willneed_work(struct work_struct *work)
 		if (!more)
 			wfs_willneed_free(w);
 		cond_resched();
-	} while (wfs_willneed_load(sess) <= budget);
+	} while (wfs_willneed_load(sess) <= link);
 }
 
 /* Have @willneed_work read [@index, @end). */
