@@ -5,7 +5,7 @@
  * A link holds its rate times its delay; what is on its way beyond that waits in a queue, and who reads ahead then only
  * makes others wait.  So readahead has room as long as less than that, with something to spare, is on its way.  A short
  * queue is better than none, though: readers that find nothing ahead take turns on the CPUs more often.  What somebody
- * waits for is never held back, and takes the room first: when that alone fills the link, readahead has stopped.
+ * waits for is never held back, and takes the room first: when that alone fills link and queue, readahead has stopped.
  */
 #ifdef __KERNEL__
 #include <linux/minmax.h>
@@ -19,7 +19,7 @@
 #define DELAY_PERIOD	10000000000ull	/* nanoseconds */
 #define DELAY_GROWTH	64		/* in which the least delay may grow by this part, should the way have become longer */
 #define GAIN		4		/* what fills the link, in terms of rate x delay */
-#define QUEUE		100		/* milliseconds: what comes within them may be on its way in any case */
+#define QUEUE		100		/* milliseconds: the budget is what comes within them at least; half of that if it is buffered */
 #define WASTE		8		/* more than this part of what was read ahead is too much to be wasted */
 #define SHIFT_MAX	6
 

@@ -53,7 +53,7 @@ struct wfs_tally {
  * @floor: what @link is at least, in bytes
  * @state: see enum wfs_ahead_state
  * @link: bytes to be copied for what is on its way, see wfs_account_load(), that fill the link
- * @budget: the same with a short queue behind them: above it the state is busy
+ * @budget: the same, but a short queue's worth at least: above it the state is busy
  * @rate: bytes a second that arrive, smoothed: up fast, down slowly
  * @delay: nanoseconds that a READ takes when nothing else is on its way: the least that was seen
  * @shift: windows are halved so often, because of what was wasted

@@ -99,8 +99,8 @@ static int readahead_show(struct seq_file *m, void *unused)
 	seq_printf(m, "demand_in_flight %llu\nahead_in_flight %llu\ndirect_in_flight %llu\n",
 		   wfs_account_in_flight(&t, WFS_LOAD_DEMAND), wfs_account_in_flight(&t, WFS_LOAD_AHEAD),
 		   wfs_account_in_flight(&t, WFS_LOAD_DIRECT));
-	seq_printf(m, "load %llu\nbudget %llu\nrate %llu\ndelay %llu\nshift %u\n", wfs_account_load(&t), a.budget, a.rate,
-		   a.delay, a.shift);
+	seq_printf(m, "load %llu\nbudget %llu\nlink %llu\n", wfs_account_load(&t), a.budget, a.link);
+	seq_printf(m, "rate %llu\ndelay %llu\nshift %u\n", a.rate, a.delay, a.shift);
 	seq_printf(m, "ahead %llu\nwasted %llu\n", t.came[WFS_LOAD_AHEAD], t.wasted);
 	seq_printf(m, "unread %ld\nunread_max %ld\nunread_limit %ld\n", atomic_long_read(&sess->unread),
 		   atomic_long_read(&sess->unread_max), wfs_unread_limit(sess));

@@ -464,7 +464,7 @@ struct wfs_unlocks {
  * @locked: struct wfs_inode by @locked: inodes that have or had locks
  * @sb: the superblock, set before there are files
  * @account_lock: protects @account and the resetting of wfs_op_stats.load.delay; who doesn't get it at once does without
- * @account: how busy the mount is; its state and shift are read without the lock
+ * @account: how busy the mount is; its state, shift, link and budget are read without the lock
  * @account_time: when it was last brought up to date, ktime_get_ns()
  * @unread: bytes that were read ahead and nobody has read yet, on their way or there
  * @unread_max: the most that was

@@ -49,10 +49,10 @@ static u64 wfs_willneed_room(struct wfs_session *sess)
 	return room > 0 ? room >> PAGE_SHIFT : 0;
 }
 
-/* Ask for the next piece.  Return whether there was any. */
-static bool wfs_willneed_piece(struct wfs_session *sess, struct wfs_willneed *w)
+/* Ask for the next piece, of so many READs at most.  Return whether there was any. */
+static bool wfs_willneed_piece(struct wfs_session *sess, struct wfs_willneed *w, unsigned int reads)
 {
-	u64 pages = min3(2ull * (sess->opt.rsize >> PAGE_SHIFT), (u64)READ_ONCE(w->end) - w->index,
+	u64 pages = min3((u64)reads * (sess->opt.rsize >> PAGE_SHIFT), (u64)READ_ONCE(w->end) - w->index,
 			 wfs_willneed_room(sess));
 	pgoff_t from = w->index;
 	struct mem_cgroup *memcg;
@@ -78,12 +78,15 @@ static u64 wfs_willneed_load(struct wfs_session *sess)
 static void wfs_willneed_work(struct work_struct *work)
 {
 	struct wfs_session *sess = container_of(work, struct wfs_session, willneed_work);
-	/* without a queue: nobody waits for it, and who opens the file meanwhile would wait behind it */
 	u64 link = max(READ_ONCE(sess->account.link), (u64)WFS_RA_FLOOR);
+	u64 budget = max(READ_ONCE(sess->account.budget), link);
+	u64 load = wfs_willneed_load(sess);
+	/* it makes no queue, who opens the file would wait behind that; but in one of streams a READ follows another */
+	unsigned int reads = load > link / 2 ? 1 : 2;
 	struct wfs_willneed *w;
 	bool more;
 
-	if (wfs_willneed_load(sess) > link / 2)
+	if (load > budget / 2)
 		return;
 	do {
 		spin_lock(&sess->willneed_lock);
@@ -91,7 +94,7 @@ static void wfs_willneed_work(struct work_struct *work)
 		spin_unlock(&sess->willneed_lock);
 		if (!w)
 			return;
-		more = wfs_willneed_piece(sess, w);
+		more = wfs_willneed_piece(sess, w, reads);
 		spin_lock(&sess->willneed_lock);
 		/* without memory for more it ends here: it is only advice */
 		more = more && w->index < w->end;

@@ -171,6 +171,7 @@ TEST(many_streams_fill_the_link_and_little_of_its_queue)
 	EXPECT_GE(p->came, 3 * 500 * MIB * 98 / 100);
 	EXPECT_GE(p->a.budget, 49 * MIB);
 	EXPECT_LE(p->a.budget, 52 * MIB);
+	EXPECT_EQ(FLOOR, p->a.link);
 	for (unsigned int i = 0; i < 100; i++) {
 		play_run(p, 10 * MSEC);
 		/* a buffered byte is copied twice; the last READ may go over it */
@@ -185,7 +186,8 @@ TEST(a_long_way_is_filled)
 
 	play_add(p, WFS_LOAD_AHEAD, 64, 4 * MIB, 1 * MIB);
 	play_run(p, 5000 * MSEC);
-	EXPECT_GE(p->a.budget, 2 * 50 * MIB);
+	EXPECT_GE(p->a.link, 3 * 50 * MIB);
+	EXPECT_GE(p->a.budget, p->a.link);
 	play_run(p, 5000 * MSEC);
 	EXPECT_GE(p->came, 5 * 1000 * MIB * 95 / 100);
 }
@@ -201,6 +203,7 @@ TEST(a_queue_is_not_taken_for_a_long_way)
 	play_add(p, WFS_LOAD_DEMAND, 64, 1 * MIB, 1 * MIB);
 	play_run(p, 60000 * MSEC);
 	EXPECT_LE(p->a.delay, 3 * (200 * USEC + 2 * MSEC));
+	EXPECT_EQ(FLOOR, p->a.link);
 	EXPECT_LE(p->a.budget, 52 * MIB);
 }
 
@@ -349,7 +352,8 @@ TEST(any_counts)
 		t.wasted = min(t.came[WFS_LOAD_AHEAD], t.wasted + rand() % MIB);
 		t.delay = rand() % 3 ? rand() % (10000 * MSEC) : 0;
 		wfs_account_update(&a, &t, now += rand() % (200 * MSEC));
-		ASSERT_GE(a.budget, FLOOR);
+		ASSERT_GE(a.link, FLOOR);
+		ASSERT_GE(a.budget, a.link);
 		ASSERT_LE(a.shift, (__u32)SHIFT_MAX);
 		ASSERT_LE(a.rate, 256 * MIB * 1000);
 		ASSERT_EQ(a.state == WFS_AHEAD_BUSY, wfs_account_load(&t) > (a.state == WFS_AHEAD_BUSY ? a.budget / 2 : a.budget));
