@@ -3,7 +3,7 @@
  * willneed.c - POSIX_FADV_WILLNEED, MADV_WILLNEED and readahead(2): what somebody says that he will need
  *
  * The kernel's way ends after read_ahead_kb.  Here all of it is read, as far as readahead may hold it in memory.  What is long
- * is read by a work item, a piece whenever the link has room, so that whoever waits for something else does not wait for
+ * is read by a work item, as much as fills the link and no queue, so that whoever waits for something else does not wait for
  * all of this.  It goes on when the file is closed: it needs no more than the inode and the I/O handle.
  */
 #include <linux/fadvise.h>
